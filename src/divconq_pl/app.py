@@ -1,0 +1,141 @@
+"""What the command-line programs share: run folders that are never overwritten, errors in one line, exit codes."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytorch_lightning as pl
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from divconq_pl.errors import InputError
+from divconq_pl.report import average_over_seeds, collect_runs, print_results
+
+CONFIG_KEY = "divconq_pl_config"
+"""Where a checkpoint keeps the configuration of its run."""
+
+INPUT_AT_FAULT, INTERRUPTED = 2, 130
+
+
+def run_command(main: Callable[[], Any], config_dir: Path, config_name: str) -> None:
+    """Run a Hydra program, and turn what is wrong with the input into one line and exit code 2.
+
+    Ctrl-C gives exit code 130; anything else that goes wrong keeps its traceback and gives 1.
+
+    Args:
+        main: the decorated entry point.
+        config_dir: the folder of its configuration.
+        config_name: the primary configuration in it.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra would print and exit before we see the error
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except (InputError, HydraException, OmegaConfBaseException, MisconfigurationException) as error:
+        _stop(explain(error, sys.argv[1:], config_dir, config_name))
+
+
+def explain(error: BaseException, arguments: list[str], config_dir: Path, config_name: str) -> str:
+    """Say in one line what is wrong with the input, and what exists instead.
+
+    Args:
+        error: what Hydra, Lightning or this package raised.
+        arguments: the command line's arguments.
+        config_dir: the folder of the configuration.
+        config_name: the primary configuration in it.
+    """
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    for link in chain:
+        if isinstance(link, InputError):
+            return _one_line(link)
+    text = _one_line(error)
+    if key := re.match(r"Could not override '([\w./@-]+)'|.*[Kk]ey '([\w.]+)' is not in struct", text):
+        wrong = key[1] or key[2]
+        return f"there is no {wrong!r}; {_known_keys(wrong, arguments, config_dir, config_name)}"
+    return text
+
+
+def _known_keys(wrong: str, arguments: list[str], config_dir: Path, config_name: str) -> str:
+    """List what exists where a key was not found."""
+    groups = sorted(path.name for path in config_dir.iterdir() if path.is_dir())
+    choices = [argument for argument in arguments if argument.partition("=")[0] in groups and "," not in argument]
+    with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
+        config = compose(config_name, choices)
+    parent, _, name = wrong.rpartition(".")
+    while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
+        parent, _, name = parent.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    keys = sorted(str(key) for key in node if not str(key).startswith("_")) if node else []
+    near = difflib.get_close_matches(name, keys, 1)
+    hint = f"did you mean {'.'.join(filter(None, (parent, near[0])))!r}? " if near else ""
+    return f"{hint}{parent or 'the configuration'} has: {', '.join(keys) or 'nothing to set'}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _stop(message: str) -> NoReturn:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(INPUT_AT_FAULT)
+
+
+class RunFolders(Callback):
+    """Refuse a run folder that holds something already, and compare the runs of a sweep at its end."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the folder of a single run before anything is written."""
+        _check_new("hydra.run.dir", config.hydra.run.dir)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the folder of a sweep before anything is written."""
+        _check_new("hydra.sweep.dir", config.hydra.sweep.dir)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print a table of all runs, averaged over seeds."""
+        runs = collect_runs(config.hydra.sweep.dir)
+        if runs:
+            print_results(average_over_seeds(runs), title=f"Results of {config.hydra.sweep.dir}")
+
+
+def _check_new(name: str, folder: str) -> None:
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        occupied = any(path.iterdir())
+        (path / ".writable").touch()
+        (path / ".writable").unlink()
+    except OSError as error:
+        _stop(f"the run folder {folder!r} cannot be written ({error.strerror}); choose another {name}=...")
+    if occupied:
+        _stop(f"the run folder {folder!r} is not empty, and nothing is overwritten; choose another {name}=...")
+
+
+class KeepConfig(pl.Callback):
+    """Keep the configuration of a run in its checkpoints, so that one file is enough to evaluate it.
+
+    Args:
+        config: the configuration of the run.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        self._config = OmegaConf.to_container(config, resolve=True)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the configuration to a checkpoint."""
+        checkpoint[CONFIG_KEY] = self._config

@@ -1,0 +1,429 @@
+"""Divide and conquer for any LightningModule, by one more callback."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import Dataset
+from torch.utils.hooks import RemovableHandle
+
+from divconq_pl import _compat, conventions
+from divconq_pl.clustering import kmeans
+from divconq_pl.division import TRIALS, Cluster, Division, check_divisible, divide
+from divconq_pl.errors import InputError
+from divconq_pl.feature_pass import training_features
+from divconq_pl.narrowing import WeightDims, narrow_losses
+from divconq_pl.routing import BatchRouter, batch_size
+from divconq_pl.sampling import Allotment, check_batch
+from divconq_pl.schedule import ConquerScheduler, Stage
+from divconq_pl.subspaces import FixedSubspaces, LearnedSubspaces, Subspaces
+from divconq_pl.summary import division_line, summarise
+
+SUBSPACES: dict[str, Callable[[int, int], Subspaces]] = {"fixed": FixedSubspaces, "learned": LearnedSubspaces}
+STATE_VERSION = 1
+
+
+class DivideConquerCallback(_compat.CallbackBase):
+    """Train an embedding by "Divide and Conquer" (Sanakoyeu et al., TPAMI 2021).
+
+    Every ``every_n_epochs`` epochs the training images are clustered by what the network makes of them, and the
+    embedding is cut into as many subspaces. Until the next division every batch comes from one cluster and trains
+    that cluster's subspace (and the shared backbone) with the module's own loss and miner. In the end the full
+    embedding is trained on all the data. Validation, test and prediction always see the full embedding.
+
+    While there is a single cluster, the module's own loader delivers its own batches and nothing is narrowed; with
+    ``split_depth=0`` that is the whole training, bit for bit.
+
+    A module or a data set that keeps things elsewhere than usual is met by overriding :meth:`batch_inputs`,
+    :meth:`batch_labels` or :meth:`dataset_labels`.
+
+    Args:
+        schedule: what happens in which epoch; made from the next eight arguments if not given, which are those of
+            :class:`ConquerScheduler`.
+        split_depth: how many times data and embedding are halved; ``2 ** split_depth`` learners.
+        every_n_epochs: division period.
+        warmup_epochs: epochs before the first division (one period by default), or a fraction of ``max_epochs``.
+        freeze_epochs: epochs after a division in which only the embedding layer and the losses are trained.
+        merge_at: epoch (or fraction) from which the full embedding is trained on single-cluster batches.
+        conquer_at: epoch (or fraction) from which it is trained on all the data.
+        flat: divide into all clusters at once instead of top-down.
+        progressive: conquer up the tree, level by level.
+        subspaces: ``"fixed"`` slices, ``"learned"`` masks, or a function of the embedding's width and the split depth
+            that makes them, such as ``partial(LearnedSubspaces, lr_factor=10)``.
+        cluster_on: what is clustered: the ``"penultimate"`` features or the ``"embedding"``.
+        embedding: dotted name of the layer that gives the embedding; by default ``embedding`` if the module has it,
+            otherwise its last linear layer.
+        cluster_dataset: the training images in the same order with the test-time transform; by default the data
+            module's ``cluster_dataset()`` if it has one, otherwise the training data set as it is.
+        clustering: k-means backend (``"auto"``, ``"faiss"``, ``"torch"``), or a function in its place.
+        images_per_class: images of a class in a batch.
+        allotment: how batches are shared among clusters, ``"proportional"`` or ``"equal"``.
+        weight_dims: for losses of your own that own embedding-shaped weights, see :func:`.narrow_losses`.
+        seed: seed of clusterings and batches.
+
+    Attributes:
+        division: who was put in which cluster by the last division, None before the first.
+        history: a summary of every division so far, see :func:`.summarise`.
+        stage: the stage of the current epoch.
+        learner: the learner the current batch belongs to, None while there is only one.
+
+    Example:
+        >>> callback = DivideConquerCallback(split_depth=3, every_n_epochs=2, conquer_at=0.75)
+        >>> trainer = pl.Trainer(callbacks=[callback], logger=False, enable_progress_bar=False, max_epochs=20)
+    """
+
+    def __init__(
+        self,
+        schedule: ConquerScheduler | None = None,
+        *,
+        split_depth: int = 2,
+        every_n_epochs: int = 2,
+        warmup_epochs: int | float | None = None,
+        freeze_epochs: int = 0,
+        merge_at: int | float | None = None,
+        conquer_at: int | float | None = None,
+        flat: bool = False,
+        progressive: bool = False,
+        subspaces: Literal["fixed", "learned"] | Callable[[int, int], Subspaces] = "fixed",
+        cluster_on: Literal["penultimate", "embedding"] = "penultimate",
+        embedding: str | None = None,
+        cluster_dataset: Dataset[Any] | None = None,
+        clustering: Literal["auto", "faiss", "torch"] | Cluster = "auto",
+        images_per_class: int = 4,
+        allotment: Allotment = "proportional",
+        weight_dims: WeightDims | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if cluster_on not in ("penultimate", "embedding"):
+            raise InputError(f"cluster_on={cluster_on!r} is unknown; choose 'penultimate' or 'embedding'")
+        if isinstance(subspaces, str) and subspaces not in SUBSPACES:
+            raise InputError(f"subspaces={subspaces!r} is unknown; choose {' or '.join(map(repr, SUBSPACES))}")
+        self._make_schedule: Callable[[int | None], ConquerScheduler] = (
+            partial(_given, schedule)
+            if schedule is not None
+            else partial(
+                _scheduled,
+                split_depth=split_depth,
+                every_n_epochs=every_n_epochs,
+                warmup_epochs=warmup_epochs,
+                freeze_epochs=freeze_epochs,
+                merge_at=merge_at,
+                conquer_at=conquer_at,
+                flat=flat,
+                progressive=progressive,
+            )
+        )
+        self._make_subspaces = SUBSPACES[subspaces] if isinstance(subspaces, str) else subspaces
+        self._side: Literal["input", "output"] = "input" if cluster_on == "penultimate" else "output"
+        self._embedding = embedding
+        self._cluster_dataset = cluster_dataset
+        self._cluster: Cluster = partial(kmeans, backend=clustering) if isinstance(clustering, str) else clustering
+        self._images_per_class = images_per_class
+        self._allotment = allotment
+        self._weight_dims = weight_dims
+        self._seed = seed
+        self._handles: list[RemovableHandle] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self.division: Division | None = None
+        self.history: list[dict[str, Any]] = []
+        self.stage = Stage("undivided", 0)
+        self.learner: int | None = None
+        self._clusters: Division | None = None  # the division, or what the conquer stage has left of it
+        self._since = -1  # the epoch since which there are these clusters
+        self._labels: Tensor | None = None
+        self._router = BatchRouter(self._images_per_class, self._allotment, self._seed)
+
+    # What a user may want to adapt.
+
+    def batch_inputs(self, batch: Any) -> Any:
+        """Return what the module's ``forward`` takes from a batch; see :func:`.conventions.batch_inputs`."""
+        return conventions.batch_inputs(batch)
+
+    def batch_labels(self, batch: Any) -> Any:
+        """Return the labels in a batch; see :func:`.conventions.batch_labels`."""
+        return conventions.batch_labels(batch)
+
+    def dataset_labels(self, dataset: Dataset[Any]) -> Tensor | None:
+        """Return the classes of a data set, or None to read them from its batches; see :func:`.dataset_labels`."""
+        return conventions.dataset_labels(dataset)
+
+    # What the Trainer calls.
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the schedule and the subspaces, and narrow the module's losses and miners."""
+        if stage != "fit":
+            return
+        self._remove_hooks()
+        if trainer.current_epoch == 0:
+            self._reset()
+        self.schedule = self._make_schedule(trainer.max_epochs)
+        if not self.schedule.split_depth:
+            return
+        self._say_if_too_short(trainer.max_epochs)
+        name, self._layer, width = conventions.find_embedding_layer(pl_module, self._embedding)
+        self._subspaces = self._make_subspaces(width, self.schedule.split_depth)
+        pl_module.add_module("divide_conquer_subspaces", self._subspaces)
+        self._handles = narrow_losses(pl_module, self._subspaces, self._weight_dims)
+        self._frozen = _backbone_parameters(pl_module, self._layer) if self.schedule.freeze_epochs else []
+        rank_zero_info(
+            f"Divide and conquer: {type(self._subspaces).__name__} of the {width}-wide embedding given by {name!r}, "
+            f"divided from epoch {self.schedule.first_division} on, up to {2**self.schedule.split_depth} learners"
+        )
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See to it that learned masks are optimised, also where the module chose its parameters itself."""
+        if not self.schedule.split_depth:
+            return
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        optimised = {id(parameter) for group in groups for parameter in group["params"]}
+        groups[0]["params"] += [mask for mask in self._subspaces.parameters() if id(mask) not in optimised]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse what could not be divided later, and pick up the thread where a resumed epoch was left."""
+        if not self.schedule.split_depth:
+            return
+        learners = 2**self.schedule.split_depth
+        loader = self._router.users_loader(trainer)
+        check_batch(batch_size(loader), self._images_per_class)
+        if len(loader) < learners:
+            raise InputError(
+                f"an epoch of {len(loader)} batches cannot serve {learners} learners, each needs a batch; "
+                "use a smaller batch_size or a smaller split_depth"
+            )
+        labels = self.dataset_labels(loader.dataset)
+        if labels is not None:
+            check_divisible(labels, learners)
+        if _compat.entered_mid_epoch(trainer):
+            self.stage = self.schedule.stage(trainer.current_epoch)
+            self._enter_epoch(trainer, done=_compat.batches_done(trainer))
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Enter the stage of the epoch: divide or merge, and choose where its batches come from."""
+        if not self.schedule.split_depth:
+            return
+        before, self.stage = self.stage, self.schedule.stage(trainer.current_epoch)
+        if self.stage.divides and self._since != trainer.current_epoch:
+            self._divide(trainer, pl_module)
+        elif self._clusters is not None and self._clusters.depth > self.stage.depth:
+            self._use(self._clusters.merged(self.stage.depth), since=trainer.current_epoch)
+        if self._clusters is not None and (before.phase, before.depth) != (self.stage.phase, self.stage.depth):
+            rank_zero_info(
+                f"{self.stage.phase} | epoch {trainer.current_epoch} | {_in_words(self.stage, self._clusters)}"
+            )
+        self._enter_epoch(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Make the learner that the batch belongs to the active one."""
+        if self.schedule.split_depth:
+            self.learner = self._router.next_learner()
+            self._subspaces.activate(self.learner if self.stage.phase == "divided" else None)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Return to the full embedding."""
+        if self.schedule.split_depth:
+            self.learner = None
+            self._subspaces.activate(None)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Push learned masks apart, and leave a frozen backbone as it is."""
+        if self.stage.phase == "divided" and isinstance(self._subspaces, LearnedSubspaces):
+            self._subspaces.add_orthogonality_gradient()
+        if self.stage.frozen:
+            for parameter in self._frozen:
+                parameter.grad = None
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the module as it was."""
+        if stage == "fit":
+            self._remove_hooks()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Return to the full embedding, whatever happened in the middle of a batch."""
+        if self._handles:
+            self._subspaces.activate(None)
+
+    @property
+    def state_key(self) -> str:
+        """The name of the callback in a checkpoint."""
+        return "DivideConquerCallback"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the division, its history and the learned masks, as tensors and plain values."""
+        division, clusters = self.division, self._clusters
+        masks = isinstance(getattr(self, "_subspaces", None), LearnedSubspaces)
+        return {
+            "version": STATE_VERSION,
+            "assignment": None if division is None else division.assignment,
+            "division_depth": None if division is None else division.depth,
+            "depth": None if clusters is None else clusters.depth,
+            "since": self._since,
+            "labels": self._labels,
+            "history": [dict(summary) for summary in self.history],
+            "masks": self._subspaces.masks_state() if masks else None,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            InputError: if it was written by an unknown version, or for other subspaces.
+        """
+        if state_dict["version"] != STATE_VERSION:
+            raise InputError(
+                f"the checkpoint holds a divide-and-conquer state of version {state_dict['version']}, "
+                f"this version of divconq-pl reads version {STATE_VERSION}"
+            )
+        self.history = [dict(summary) for summary in state_dict["history"]]
+        self._labels = state_dict["labels"]
+        if not self.schedule.split_depth:
+            return
+        if state_dict["assignment"] is not None:
+            if state_dict["depth"] > self.schedule.split_depth:
+                raise InputError(
+                    f"the checkpoint was written while there were {2 ** state_dict['depth']} learners; resume with a "
+                    f"split_depth of {state_dict['depth']} or more instead of {self.schedule.split_depth}"
+                )
+            self.division = Division(state_dict["assignment"], state_dict["division_depth"])
+            self._use(self.division.merged(state_dict["depth"]), since=state_dict["since"])
+        if isinstance(self._subspaces, LearnedSubspaces):
+            if state_dict["masks"] is None or state_dict["masks"].shape != self._subspaces.masks_state().shape:
+                raise InputError(
+                    "the checkpoint holds no masks that fit; resume with its own subspaces and split_depth"
+                )
+            self._subspaces.load_masks_state(state_dict["masks"])
+
+    # How it is done.
+
+    def _divide(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the training images, divide them anew, and say what came of it."""
+        began = time.perf_counter()
+        features, labels = training_features(
+            trainer,
+            pl_module,
+            self._layer,
+            self._router.users_loader(trainer),
+            self,
+            side=self._side,
+            cluster_dataset=self._cluster_dataset or _cluster_dataset_of(trainer),
+        )
+        looked = time.perf_counter()
+        previous = self._clusters if self._clusters is not None else Division.undivided(len(features))
+        if len(previous.assignment) != len(features):
+            raise InputError(
+                f"the training data set has {len(features)} images now and had {len(previous.assignment)} at the last "
+                "division; resume with the data set that the training began with"
+            )
+        clustering = _Timed(self._cluster)
+        division = previous
+        if trainer.is_global_zero:
+            division = divide(
+                features,
+                labels,
+                previous,
+                self.stage.depth,
+                cluster=clustering,
+                flat=self.schedule.flat,
+                seed=self._seed + TRIALS * trainer.current_epoch,
+            )
+        division = Division(*trainer.strategy.broadcast((division.assignment, division.depth)))
+        if division.depth < self.stage.depth:
+            rank_zero_warn(
+                f"the images could not be divided into {2**self.stage.depth} clusters of at least two classes with two "
+                f"images each; {division.num_clusters} clusters are used until the next division"
+            )
+        self.division, self._labels = division, labels
+        self._use(division, since=trainer.current_epoch)
+        summary = summarise(division, previous, labels, epoch=trainer.current_epoch)
+        summary |= {
+            "seconds_features": looked - began,
+            "seconds_kmeans": clustering.seconds,
+            "seconds_rest": time.perf_counter() - looked - clustering.seconds,
+        }
+        self.history.append(summary)
+        rank_zero_info(division_line({"number": len(self.history), **summary}))
+        for logger in trainer.loggers:
+            logger.log_metrics(
+                {f"division/{name}": value for name, value in summary.items() if isinstance(value, (int, float))},
+                step=trainer.global_step,
+            )
+
+    def _use(self, clusters: Division, since: int) -> None:
+        """Make clusters, and as many subspaces, the present ones."""
+        self._clusters, self._since = clusters, since
+        self._subspaces.set_depth(clusters.depth)
+
+    def _enter_epoch(self, trainer: pl.Trainer, done: int = 0) -> None:
+        self._router.enter_epoch(trainer, self._clusters, self._labels, self._since, done)
+
+    def _say_if_too_short(self, max_epochs: int | None) -> None:
+        schedule = self.schedule
+        end = min(e for e in (max_epochs, schedule.conquer_at, float("inf")) if e is not None and e >= 0)
+        if schedule.full_depth_at >= end:
+            rank_zero_warn(
+                f"split_depth={schedule.split_depth} would be reached in epoch {schedule.full_depth_at}, but the divided "
+                f"stage ends with epoch {end}; use a smaller split_depth, a smaller every_n_epochs than "
+                f"{schedule.every_n_epochs}, or more epochs"
+            )
+
+    def _remove_hooks(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+
+class _Timed:
+    """A clustering that adds up the seconds it takes."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.seconds = 0.0
+
+    def __call__(self, features: Tensor, num_clusters: int, *, seed: int) -> Tensor:
+        began = time.perf_counter()
+        assignment = self._cluster(features, num_clusters, seed=seed)
+        self.seconds += time.perf_counter() - began
+        return assignment
+
+
+def _given(schedule: ConquerScheduler, max_epochs: int | None) -> ConquerScheduler:
+    return schedule
+
+
+def _scheduled(max_epochs: int | None, **settings: Any) -> ConquerScheduler:
+    return ConquerScheduler(max_epochs=max_epochs, **settings)
+
+
+def _in_words(stage: Stage, clusters: Division) -> str:
+    if stage.phase == "conquered":
+        return "the full embedding is trained on all the data"
+    whose = "the full embedding is trained" if stage.phase == "merged" else "every learner trains its own subspace"
+    return f"{whose} on batches from single clusters, {clusters.num_clusters} of them"
+
+
+def _backbone_parameters(module: nn.Module, layer: nn.Module) -> list[nn.Parameter]:
+    """Return all parameters but those of the embedding layer, the losses and the masks."""
+    kept = [m for m in module.modules() if m is layer or isinstance(m, (BaseMetricLossFunction, Subspaces))]
+    ids = {id(parameter) for part in kept for parameter in part.parameters()}
+    return [parameter for parameter in module.parameters() if id(parameter) not in ids]
+
+
+def _cluster_dataset_of(trainer: pl.Trainer) -> Dataset[Any] | None:
+    make = getattr(getattr(trainer, "datamodule", None), "cluster_dataset", None)
+    return None if make is None else make()

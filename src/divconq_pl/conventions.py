@@ -1,0 +1,132 @@
+"""What batches, data sets and modules usually look like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
+
+from divconq_pl.errors import InputError
+
+INPUT_KEYS = ("image", "images", "input", "inputs", "x", "pixel_values", "data", "features")
+LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class")
+
+
+def batch_inputs(batch: Any) -> Any:
+    """Return what the network takes from a batch: its first field, or the entry with a usual name.
+
+    Raises:
+        InputError: if a dictionary has no entry with a usual name.
+    """
+    if isinstance(batch, Mapping):
+        return _entry(batch, INPUT_KEYS, "batch_inputs")
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
+def batch_labels(batch: Any) -> Any:
+    """Return the labels in a batch: its second field, or the entry with a usual name.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if isinstance(batch, Mapping):
+        return _entry(batch, LABEL_KEYS, "batch_labels")
+    if isinstance(batch, (tuple, list)) and len(batch) > 1:
+        return batch[1]
+    raise InputError(
+        f"a batch of type {type(batch).__name__} has no second field with labels; override "
+        "DivideConquerCallback.batch_labels(batch)"
+    )
+
+
+def _entry(batch: Mapping[str, Any], names: tuple[str, ...], method: str) -> Any:
+    for name in names:
+        if name in batch:
+            return batch[name]
+    raise InputError(
+        f"a batch with the keys {', '.join(map(repr, batch))} has none of {', '.join(names)}; override "
+        f"DivideConquerCallback.{method}(batch)"
+    )
+
+
+def dataset_labels(dataset: Dataset[Any]) -> Tensor | None:
+    """Return the labels of a data set without reading its items, as classes 0..C-1, if it keeps them as usual.
+
+    Looks for ``targets`` or ``labels``, also inside a ``Subset`` or ``ConcatDataset``, and for the second tensor of a
+    ``TensorDataset``.
+
+    Returns:
+        Classes, int64, shape (N,), or None.
+    """
+    found = _raw_labels(dataset)
+    return None if found is None else contiguous(found)
+
+
+def _raw_labels(dataset: Dataset[Any]) -> np.ndarray[Any, Any] | None:
+    if isinstance(dataset, Subset):
+        labels = _raw_labels(dataset.dataset)
+        return None if labels is None else labels[np.asarray(dataset.indices)]
+    if isinstance(dataset, ConcatDataset):
+        parts = [_raw_labels(part) for part in dataset.datasets]
+        known = [part for part in parts if part is not None]
+        return np.concatenate(known) if len(known) == len(parts) else None
+    if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
+        labels = dataset.tensors[1].numpy()
+    else:
+        labels = np.asarray(getattr(dataset, "targets", getattr(dataset, "labels", None)))
+    return labels if labels.shape == (len(dataset),) else None  # type: ignore[arg-type]
+
+
+def contiguous(labels: Any) -> Tensor:
+    """Rename labels of any kind, text included, to classes 0..C-1 in their sorted order.
+
+    Example:
+        >>> contiguous(["dog", "cat", "dog"])
+        tensor([1, 0, 1])
+    """
+    return torch.from_numpy(np.unique(np.asarray(labels), return_inverse=True)[1].astype(np.int64))
+
+
+def find_embedding_layer(module: nn.Module, name: str | None = None) -> tuple[str, nn.Module, int]:
+    """Find the layer that gives the embedding.
+
+    Args:
+        module: the user's module.
+        name: dotted name of the layer; by default ``embedding`` if there is such a submodule, otherwise the last linear
+            layer outside the losses.
+
+    Returns:
+        The layer's name, the layer, and the width of what it gives.
+
+    Raises:
+        InputError: if there is no such layer, or its width cannot be told.
+    """
+    modules = dict(module.named_modules())
+    losses = tuple(f"{n}." for n, part in modules.items() if isinstance(part, BaseMetricLossFunction))
+    linear = [
+        n for n, part in modules.items() if isinstance(part, nn.Linear) and not f"{n}.".startswith(losses or "\0")
+    ]
+    if name is None:
+        if "embedding" not in modules and not linear:
+            raise InputError(
+                f"{type(module).__name__} has no linear layer that could give the embedding; "
+                f"name the layer with embedding='...'"
+            )
+        name = "embedding" if "embedding" in modules else linear[-1]
+    elif name not in modules:
+        raise InputError(
+            f"embedding={name!r} is no layer of {type(module).__name__}; "
+            f"its linear layers are {', '.join(linear) or 'none'}"
+        )
+    layer = modules[name]
+    last = [part for part in layer.modules() if hasattr(part, "out_features")]
+    if not last:
+        raise InputError(
+            f"the layer {name!r} ({type(layer).__name__}) has no out_features; name a linear layer instead"
+        )
+    return name, layer, int(last[-1].out_features)  # type: ignore[arg-type]

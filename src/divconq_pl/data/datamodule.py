@@ -1,0 +1,122 @@
+"""The Lightning data module around any data set of this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from divconq_pl.data.dataset import RetrievalDataset, Splits, SplitSource, Transform
+from divconq_pl.errors import InputError
+from divconq_pl.sampling import ClusterBatchSampler, check_batch
+
+Loader = DataLoader[Any]
+
+
+class RetrievalDataModule(pl.LightningDataModule):
+    """Give batches of P classes x M images for training, and all images in order for evaluation.
+
+    Args:
+        dataset: what gives the parts, such as :class:`~divconq_pl.data.Glyphs`.
+        train_transform: image to tensor, in training.
+        test_transform: image to tensor, everywhere else.
+        batch_size: training images per batch and process.
+        images_per_class: M; must divide ``batch_size``.
+        num_workers: processes that load images; 0 loads them in the process that trains.
+        eval_batch_size: images per batch in evaluation.
+        seed: seed of the batches.
+
+    Raises:
+        InputError: if ``images_per_class`` does not divide ``batch_size``, or a number is too small.
+
+    Example:
+        >>> data = RetrievalDataModule(Glyphs(num_classes=10))  # doctest: +SKIP
+        >>> trainer.fit(module, datamodule=data)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        dataset: SplitSource,
+        train_transform: Transform | None = None,
+        test_transform: Transform | None = None,
+        *,
+        batch_size: int = 64,
+        images_per_class: int = 4,
+        num_workers: int = 0,
+        eval_batch_size: int = 256,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_batch(batch_size, images_per_class)
+        if num_workers < 0:
+            raise InputError(f"num_workers={num_workers} is negative; use 0 or more")
+        if eval_batch_size < 1:
+            raise InputError(f"eval_batch_size={eval_batch_size} is too small; use 1 or more")
+        self.dataset = dataset
+        self.train_transform = train_transform
+        self.test_transform = test_transform
+        self.batch_size = batch_size
+        self.images_per_class = images_per_class
+        self.num_workers = num_workers
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self._splits: Splits | None = None
+
+    @property
+    def splits(self) -> Splits:
+        """The parts of the data set, made when they are first asked for."""
+        if self._splits is None:
+            self._splits = self.dataset.splits()
+        return self._splits
+
+    def prepare_data(self) -> None:
+        """Let one process per machine fill the caches."""
+        _ = self.splits
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the parts, unless they are there."""
+        _ = self.splits
+
+    def train_dataloader(self) -> Loader:
+        """Return batches of P classes x M images of the training part."""
+        data = self.splits.train.with_transform(self.train_transform)
+        one_cluster = torch.zeros_like(data.targets)
+        batches = ClusterBatchSampler(
+            one_cluster,
+            data.targets,
+            batch_size=self.batch_size,
+            images_per_class=self.images_per_class,
+            seed=self.seed,
+        )
+        return self._loader(data, batch_sampler=batches)
+
+    def val_dataloader(self) -> Loader | list[Loader]:
+        """Return the validation part in order; an empty list if there is none."""
+        return [] if self.splits.val is None else self._evaluation(self.splits.val)
+
+    def test_dataloader(self) -> Loader | list[Loader]:
+        """Return the test part in order; [query, gallery] where it has these."""
+        test = self.splits.test
+        return [self._evaluation(part) for part in test] if isinstance(test, tuple) else self._evaluation(test)
+
+    def predict_dataloader(self) -> Loader | list[Loader]:
+        """Return the same as :meth:`test_dataloader`."""
+        return self.test_dataloader()
+
+    def cluster_dataset(self) -> RetrievalDataset:
+        """Return the training images in their order under the test transform, for the division's feature pass."""
+        return self.splits.train.with_transform(self.test_transform)
+
+    def _evaluation(self, data: RetrievalDataset) -> Loader:
+        return self._loader(data.with_transform(self.test_transform), batch_size=self.eval_batch_size)
+
+    def _loader(self, data: RetrievalDataset, **batching: Any) -> Loader:
+        return DataLoader(
+            data,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **batching,
+        )

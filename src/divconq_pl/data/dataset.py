@@ -1,0 +1,249 @@
+"""What every data set of this package gives: images, labels from 0, class names; and its splits."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as F
+
+from divconq_pl.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
+    """Map an index to an image tensor and its label.
+
+    Args:
+        targets: label of each image, integers 0..C-1, shape (N,).
+        classes: name of each class, length C.
+        transform: image to tensor; by default float32 in [0, 1], shape (channels, height, width).
+
+    Attributes:
+        targets: labels, int64, shape (N,).
+        classes: the C class names.
+        transform: as given.
+
+    Raises:
+        InputError: if a label has no class name.
+    """
+
+    def __init__(
+        self, targets: Tensor | Sequence[int], classes: Sequence[str], transform: Transform | None = None
+    ) -> None:
+        self.targets = torch.as_tensor(targets, dtype=torch.int64)
+        self.classes = list(classes)
+        self.transform = transform
+        self._rows = torch.arange(len(self.targets))
+        if len(self.targets) and not 0 <= int(self.targets.min()) <= int(self.targets.max()) < len(self.classes):
+            low, high = int(self.targets.min()), int(self.targets.max())
+            raise InputError(f"labels run from {low} to {high}, but {len(self.classes)} classes are named")
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Return the transformed image and its label."""
+        image = self.image(index)
+        tensor = self.transform(image) if self.transform else F.to_dtype(F.pil_to_tensor(image), scale=True)
+        return tensor, int(self.targets[index])
+
+    def image(self, index: int) -> Image.Image:
+        """Return the image as it is, for pictures."""
+        return self._image(int(self._rows[index]))
+
+    def name_of(self, index: int) -> str:
+        """Return what identifies the image to a reader: its path, or its class and origin."""
+        return self._name(int(self._rows[index]))
+
+    def with_transform(self, transform: Transform | None) -> Self:
+        """Return the same data set under another transform; the data is shared."""
+        other = copy.copy(self)
+        other.transform = transform
+        return other
+
+    def with_classes(self, names: Sequence[str]) -> Self:
+        """Return the images of some classes, in their old order, labelled 0.. in the order of ``names``.
+
+        The data is shared.
+        """
+        position = {name: i for i, name in enumerate(names)}
+        new_label = torch.tensor([position.get(name, -1) for name in self.classes])
+        kept = (new_label[self.targets] >= 0).nonzero().squeeze(1)
+        other = copy.copy(self)
+        other._rows = self._rows[kept]
+        other.targets = new_label[self.targets[kept]]
+        other.classes = list(names)
+        return other
+
+    @abstractmethod
+    def _image(self, row: int) -> Image.Image:
+        """Return the image stored at ``row``."""
+
+    @abstractmethod
+    def _name(self, row: int) -> str:
+        """Return the name of the image stored at ``row``."""
+
+
+class ArrayDataset(RetrievalDataset):
+    """Hold images in memory.
+
+    Args:
+        images: uint8, shape (N, height, width) or (N, height, width, 3).
+        targets: label of each image, shape (N,).
+        classes: name of each class.
+        origins: where each image is from, length N, named together with its class.
+        transform: image to tensor.
+    """
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        targets: Tensor | Sequence[int],
+        classes: Sequence[str],
+        origins: Sequence[str],
+        transform: Transform | None = None,
+    ) -> None:
+        super().__init__(targets, classes, transform)
+        self._images = images
+        self._names = [f"{self.classes[c]}, {origin}" for c, origin in zip(self.targets.tolist(), origins, strict=True)]
+
+    def _image(self, row: int) -> Image.Image:
+        return Image.fromarray(self._images[row])
+
+    def _name(self, row: int) -> str:
+        return self._names[row]
+
+
+class FileDataset(RetrievalDataset):
+    """Read images from files, as RGB.
+
+    Args:
+        files: path of each image, length N.
+        targets: label of each image, shape (N,).
+        classes: name of each class.
+        transform: image to tensor.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str | Path],
+        targets: Tensor | Sequence[int],
+        classes: Sequence[str],
+        transform: Transform | None = None,
+    ) -> None:
+        super().__init__(targets, classes, transform)
+        if len(files) != len(self.targets):
+            raise InputError(f"{len(files)} files, but {len(self.targets)} labels")
+        self._files = [str(file) for file in files]
+
+    def _image(self, row: int) -> Image.Image:
+        return read_rgb(self._files[row])
+
+    def _name(self, row: int) -> str:
+        return self._files[row]
+
+
+def read_rgb(file: str | Path) -> Image.Image:
+    """Decode an image file to RGB.
+
+    Raises:
+        InputError: if the file is missing, truncated or no image; it names the file.
+    """
+    try:
+        with Image.open(file) as image:
+            if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip to white
+                return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+            return image.convert("RGB")
+    except Exception as error:  # each of Pillow's decoders fails in its own way, from OSError to struct.error
+        raise InputError(f"cannot read the image {str(file)!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts of a data set, each labelled from 0 by itself.
+
+    Args:
+        train: training images.
+        val: validation images, by which the best epoch is chosen; None if there are none.
+        test: test images; or (query, gallery), which share their class names.
+
+    Raises:
+        InputError: if a part has fewer than two classes, or query and gallery differ in their class names.
+    """
+
+    train: RetrievalDataset
+    val: RetrievalDataset | None
+    test: RetrievalDataset | tuple[RetrievalDataset, RetrievalDataset]
+
+    def __post_init__(self) -> None:
+        """Refuse parts in which there is nothing to tell apart."""
+        query, gallery = self.test if isinstance(self.test, tuple) else (self.test, self.test)
+        if query.classes != gallery.classes:
+            raise InputError("query and gallery must have the same list of class names")
+        for part, data in {"training": self.train, "validation": self.val, "test": query, "gallery": gallery}.items():
+            if data is not None and (count := len(set(data.targets.tolist()))) < 2:
+                raise InputError(f"the {part} part has {count} class(es) with images; retrieval needs 2 or more")
+
+
+class SplitSource(Protocol):
+    """Anything that gives the parts of a data set."""
+
+    def splits(self) -> Splits:
+        """Return training, validation and test part."""
+        ...
+
+
+def split_classes(
+    classes: Sequence[str], val_fraction: float, test_fraction: float, seed: int
+) -> tuple[list[str], list[str], list[str]]:
+    """Draw which classes are for training, validation and test.
+
+    Args:
+        classes: all class names.
+        val_fraction: share of the classes for validation, 0 for none; otherwise two classes at least.
+        test_fraction: the same for the test.
+        seed: seed of the draw.
+
+    Returns:
+        Names of the training, validation and test classes, disjoint, each in the order of ``classes``.
+
+    Raises:
+        InputError: if the fractions are no shares of a whole, or there are too few classes.
+
+    Example:
+        >>> [len(part) for part in split_classes("abcdefghij", 0.2, 0.3, seed=0)]
+        [5, 2, 3]
+    """
+    if not (0 <= val_fraction < 1 and 0 <= test_fraction < 1 and val_fraction + test_fraction < 1):
+        raise InputError(
+            f"val_fraction={val_fraction} and test_fraction={test_fraction} must be 0 or more, and below 1 together"
+        )
+    n = len(classes)
+    sizes = [max(2, round(fraction * n)) if fraction else 0 for fraction in (val_fraction, test_fraction)]
+    if n - sum(sizes) < 2:
+        raise InputError(
+            f"{n} classes cannot be split with val_fraction={val_fraction} and test_fraction={test_fraction}: each "
+            "part needs 2 classes; bring more classes, or leave a part out with a fraction of 0"
+        )
+    part = np.zeros(n, dtype=int)
+    drawn = np.random.default_rng(seed).permutation(n)
+    part[drawn[: sizes[0]]] = 1
+    part[drawn[sizes[0] : sum(sizes)]] = 2
+    train, val, test = ([name for name, p in zip(classes, part, strict=True) if p == which] for which in range(3))
+    return train, val, test

@@ -1,0 +1,242 @@
+"""Any folder of images, with one sub folder per class."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal, get_args
+
+from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
+from tqdm import tqdm
+
+from divconq_pl.data.dataset import FileDataset, Splits, read_rgb, split_classes
+from divconq_pl.errors import InputError
+
+OnBadImage = Literal["stop", "skip"]
+Sample = tuple[str, str]
+"""Class name and path of an image."""
+
+LAYOUTS = "<root>/<class>/<image>, <root>/{train,test}/<class>/<image> or <root>/{train,query,gallery}/<class>/<image>"
+
+
+class ImageFolder:
+    """Read a folder of images in one of three layouts, recognised by the names of its sub folders.
+
+    - ``<root>/<class>/<image>``: the classes are split at random, or as listed.
+    - ``<root>/train/<class>/<image>`` and ``<root>/test/...``, possibly ``<root>/val/...``.
+    - ``<root>/train/...``, ``<root>/query/...`` and ``<root>/gallery/...``, possibly ``<root>/val/...``: each query
+      image looks for its class in the gallery.
+
+    Where nothing says which classes are for validation, a share of the training classes is.
+
+    Args:
+        root: the folder; a folder that holds nothing but that folder will do.
+        train_classes: names of the training classes, for the first layout; by default those not listed elsewhere.
+        val_classes: names of the validation classes, likewise; an empty list for none.
+        test_classes: names of the test classes, likewise.
+        val_fraction: share of the classes (of the training classes, if the test classes are given) for validation,
+            0 for none.
+        test_fraction: share of the classes for the test, for the first layout without lists.
+        on_bad_image: ``"stop"`` with the name of the file when it is read, or ``"skip"``: decode every image once
+            beforehand and leave out those that cannot be.
+        seed: seed of the split.
+
+    Raises:
+        InputError: if there is no such folder, or the arguments contradict each other.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        train_classes: Sequence[str] | None = None,
+        val_classes: Sequence[str] | None = None,
+        test_classes: Sequence[str] | None = None,
+        val_fraction: float = 0.2,
+        test_fraction: float = 0.3,
+        on_bad_image: OnBadImage = "stop",
+        seed: int = 0,
+    ) -> None:
+        self.root = Path(root).expanduser()
+        if not self.root.is_dir():
+            state = "is a file" if self.root.exists() else "does not exist"
+            raise InputError(f"root={str(root)!r} {state}; give a folder laid out as {LAYOUTS}")
+        if on_bad_image not in get_args(OnBadImage):
+            raise InputError(f"on_bad_image={on_bad_image!r} is unknown; choose 'stop' or 'skip'")
+        if val_classes is not None and train_classes is None and test_classes is None:
+            raise InputError("val_classes are listed without train_classes or test_classes; list one of these, too")
+        self.train_classes, self.val_classes, self.test_classes = train_classes, val_classes, test_classes
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+        self.on_bad_image = on_bad_image
+        self.seed = seed
+
+    def splits(self) -> Splits:
+        """Return training, validation and test part.
+
+        Raises:
+            InputError: if the folder has no such layout, a listed class is missing, or a part has fewer than two
+                classes.
+        """
+        root = _descend(self.root)
+        found = _folders(root)
+        if {"train", "query", "gallery"} <= set(found):
+            layout: tuple[str, ...] = ("train", "query", "gallery")
+        elif {"train", "test"} <= set(found):
+            layout = ("train", "test")
+        else:
+            return self._split_by_class(self._samples(root))
+        if self.train_classes is not None or self.test_classes is not None:
+            raise InputError(f"{str(root)!r} has its own train folder; leave out train_classes and test_classes")
+        if unused := [name for name in found if name not in (*layout, "val")]:
+            warnings.warn(f"{str(root)!r} is read by its folders {layout}; {unused} passed over", stacklevel=2)
+        parts = {name: self._samples(root / name) for name in (*layout, "val") if name in found}
+        _warn_of_shared_classes(parts)
+        train = _dataset(parts["train"])
+        if "val" in parts:
+            return Splits(train, _dataset(parts["val"]), self._test_part(parts))
+        kept, val, _ = split_classes(train.classes, self.val_fraction, 0, self.seed)
+        return Splits(train.with_classes(kept), train.with_classes(val) if val else None, self._test_part(parts))
+
+    def _test_part(self, parts: dict[str, list[Sample]]) -> FileDataset | tuple[FileDataset, FileDataset]:
+        if "query" not in parts:
+            return _dataset(parts["test"])
+        query, gallery = parts["query"], parts["gallery"]
+        classes = sorted({name for name, _ in (*query, *gallery)})
+        known = {name for name, _ in gallery}
+        lost = Counter(name for name, _ in query if name not in known)
+        if len(query) == lost.total():
+            raise InputError(f"no class of {str(self.root)!r} is both in query and in gallery; name them alike in both")
+        if lost:
+            warnings.warn(f"{lost.total()} query images are of {len(lost)} classes not in the gallery", stacklevel=3)
+        return _dataset(query, classes), _dataset(gallery, classes)
+
+    def _split_by_class(self, samples: list[Sample]) -> Splits:
+        data = _dataset(samples)
+        train, val, test = self._choose_classes(data.classes)
+        return Splits(data.with_classes(train), data.with_classes(val) if val else None, data.with_classes(test))
+
+    def _choose_classes(self, classes: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+        if self.train_classes is None and self.test_classes is None:
+            return split_classes(classes, self.val_fraction, self.test_fraction, self.seed)
+        given = {"train": self.train_classes, "val": self.val_classes, "test": self.test_classes}
+        lists = {part: list(names or ()) for part, names in given.items()}
+        listed = [name for names in lists.values() for name in names]
+        for name, times in Counter(listed).items():
+            if name not in classes:
+                near = get_close_matches(str(name), classes, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f", which has {list(classes[:3])} and so on"
+                raise InputError(f"the listed class {name!r} is not in {str(self.root)!r}{hint}")
+            if times > 1:
+                raise InputError(f"the class {name!r} is listed {times} times; the parts must not share classes")
+        rest = [name for name in classes if name not in set(listed)]
+        train, test = lists["train"] or rest, lists["test"] or rest
+        if self.val_classes is not None:
+            return train, lists["val"], test
+        train, val, _ = split_classes(train, self.val_fraction, 0, self.seed)
+        return train, val, test
+
+    def _samples(self, folder: Path) -> list[Sample]:
+        """List the images of a folder of classes, sorted by class and file name."""
+        images = {name: _images(folder / name) for name in _folders(folder)}
+        empty = [name for name, files in images.items() if not files]
+        for name in empty:
+            if any(_images(folder / name / inner) for inner in _folders(folder / name)):
+                raise InputError(f"{str(folder / name)!r} holds folders where images are expected; use {LAYOUTS}")
+        samples = [(name, file) for name, files in images.items() for file in files]
+        if not samples:
+            what = f"{len(images)} folders but no image in them" if images else "no folder per class"
+            kinds = " ".join(IMG_EXTENSIONS)
+            raise InputError(f"{str(folder)!r} has {what}; use {LAYOUTS}, with images that end in {kinds}")
+        if empty:
+            warnings.warn(f"{len(empty)} folders of {str(folder)!r} hold no image: {_first(empty)}", stacklevel=3)
+        if self.on_bad_image == "skip":
+            samples = _without_bad_images(samples, folder)
+        if folder.name not in ("query", "gallery"):
+            lone = [name for name, count in Counter(name for name, _ in samples).items() if count == 1]
+            if lone:
+                warnings.warn(
+                    f"{len(lone)} classes of {str(folder)!r} have a single image, which has no partner to be found: "
+                    f"{_first(lone)}",
+                    stacklevel=3,
+                )
+        return samples
+
+
+def _dataset(samples: Sequence[Sample], classes: Sequence[str] | None = None) -> FileDataset:
+    names = sorted({name for name, _ in samples}) if classes is None else classes
+    label = {name: i for i, name in enumerate(names)}
+    return FileDataset([file for _, file in samples], [label[name] for name, _ in samples], names)
+
+
+def _descend(root: Path) -> Path:
+    """Go down as long as a folder holds a single folder which itself holds folders and no image."""
+    folder = root
+    while len(names := _folders(folder)) == 1:
+        inner = folder / names[0]
+        if _images(inner) or not _folders(inner):
+            break
+        folder = inner
+    if folder != root:
+        warnings.warn(f"{str(root)!r} holds a single folder; {str(folder)!r} is used as root", stacklevel=3)
+    return folder
+
+
+def _folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if _is_visible(entry.name) and entry.is_dir())
+
+
+def _images(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(
+            entry.path
+            for entry in entries
+            if _is_visible(entry.name) and has_file_allowed_extension(entry.name, IMG_EXTENSIONS) and entry.is_file()
+        )
+
+
+def _is_visible(name: str) -> bool:
+    """Tell real content from hidden files and from what macOS leaves beside it (``._*`` and ``__MACOSX``)."""
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def _without_bad_images(samples: list[Sample], folder: Path) -> list[Sample]:
+    def is_readable(sample: Sample) -> bool:
+        try:
+            read_rgb(sample[1])
+        except InputError:
+            return False
+        return True
+
+    with ThreadPoolExecutor() as pool:
+        progress = tqdm(pool.map(is_readable, samples), "Checking images", len(samples), unit="image", disable=None)
+        readable = list(progress)
+    bad = [file for (_, file), good in zip(samples, readable, strict=True) if not good]
+    if not bad:
+        return samples
+    if len(bad) == len(samples):
+        raise InputError(f"none of the {len(bad)} images of {str(folder)!r} can be read, such as {bad[0]!r}")
+    warnings.warn(f"{len(bad)} images of {str(folder)!r} cannot be read and are left out: {_first(bad)}", stacklevel=4)
+    return [sample for sample, good in zip(samples, readable, strict=True) if good]
+
+
+def _warn_of_shared_classes(parts: dict[str, list[Sample]]) -> None:
+    classes = {part: {name for name, _ in samples} for part, samples in parts.items()}
+    tests = classes.get("test", set()) | classes.get("query", set())
+    for one, others in (("train", classes.get("val", set()) | tests), ("val", tests)):
+        if shared := sorted(classes.get(one, set()) & others):
+            warnings.warn(
+                f"{len(shared)} classes of {one!r} are also in a part to evaluate on, so recall is not measured on "
+                f"new classes: {_first(shared)}",
+                stacklevel=4,
+            )
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,73 @@
+"""From an image to the tensor that a network sees, in training and in the test."""
+
+from __future__ import annotations
+
+import torch
+from torchvision.transforms import v2
+
+from divconq_pl.errors import InputError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+GLYPH_MEAN, GLYPH_STD = 0.12, 0.29
+
+
+def glyph_train(*, augment: bool = True, channels: int = 1) -> v2.Compose:
+    """Rotate, scale and shift a glyph a little, anew each time, and normalise it.
+
+    Args:
+        augment: False to normalise it only.
+        channels: 1, or 3 for a network made for colour images.
+
+    Returns:
+        The transform: a gray image to float32, shape (channels, height, width).
+
+    Raises:
+        InputError: for another number of channels.
+    """
+    if channels not in (1, 3):
+        raise InputError(f"channels={channels} is not possible; use 1 or 3")
+    affine = [v2.RandomAffine(degrees=10, translate=(0.05, 0.05), scale=(0.9, 1.1), interpolation=_BILINEAR)]
+    return v2.Compose(
+        [
+            *(affine if augment else []),
+            *([v2.Grayscale(3)] if channels == 3 else []),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([GLYPH_MEAN] * channels, [GLYPH_STD] * channels),
+        ]
+    )
+
+
+def glyph_test(*, channels: int = 1) -> v2.Compose:
+    """Normalise a glyph, as :func:`glyph_train` does without augmentation."""
+    return glyph_train(augment=False, channels=channels)
+
+
+def image_train(size: int = 224, *, color: bool = False) -> v2.Compose:
+    """Crop at random, flip at random, normalise with ImageNet's mean and standard deviation.
+
+    Args:
+        size: height and width of the result in pixels.
+        color: also change colours, the stronger variant of the paper's authors.
+
+    Returns:
+        The transform: an RGB image to float32, shape (3, size, size).
+    """
+    jitter = [v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), v2.RandomGrayscale(0.2)]
+    return v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *(jitter if color else []), *_imagenet()])
+
+
+def image_test(size: int = 224) -> v2.Compose:
+    """Resize the shorter side to 256/224 of ``size``, take the middle, normalise as :func:`image_train` does."""
+    return v2.Compose([v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size), *_imagenet()])
+
+
+_BILINEAR = v2.InterpolationMode.BILINEAR
+
+
+def _imagenet() -> list[v2.Transform]:
+    return [
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(list(IMAGENET_MEAN), list(IMAGENET_STD)),
+    ]

@@ -1,0 +1,79 @@
+"""The feature pass: what the images of a data set look like to the network right now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from divconq_pl.errors import InputError
+
+
+@torch.no_grad()
+def extract_features(
+    module: nn.Module,
+    layer: nn.Module,
+    batches: Iterable[Any],
+    forward: Callable[[Any], object],
+    *,
+    side: Literal["input", "output"] = "input",
+) -> Tensor:
+    """Collect what goes into (or comes out of) a layer, batch by batch, L2-normalised.
+
+    The module is in evaluation mode meanwhile; every submodule has its own mode back afterwards.
+
+    Args:
+        module: the network.
+        layer: the embedding layer, a submodule of it. Its input are the penultimate features.
+        batches: batches of the data.
+        forward: runs the network on a batch.
+        side: side of the layer to look at.
+
+    Returns:
+        The features, float32, shape (N, D), on the device of the network.
+
+    Raises:
+        InputError: if the layer does not run exactly once per batch, or a feature is NaN or infinite.
+    """
+    collected: list[Tensor] = []
+
+    def look(_: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
+        collected.append(inputs[0] if side == "input" else output)
+
+    handle = layer.register_forward_pre_hook(look) if side == "input" else layer.register_forward_hook(look)
+    rows: list[Tensor] = []
+    try:
+        with evaluating(module):
+            for batch in batches:
+                forward(batch)
+                if len(collected) != 1:
+                    raise InputError(
+                        f"the embedding layer ran {len(collected)} times in one forward pass of "
+                        f"{type(module).__name__}; name the layer that gives the embedding with embedding='...'"
+                    )
+                rows.append(nn.functional.normalize(collected.pop().flatten(1).float()))
+    finally:
+        handle.remove()
+    features = torch.cat(rows)
+    bad = torch.nonzero(~torch.isfinite(features.sum(1))).squeeze(1)
+    if len(bad):
+        raise InputError(
+            f"the features of {len(bad)} of {len(features)} images are NaN or infinite (first: image {int(bad[0])}); "
+            "the training has diverged, try a smaller learning rate, or the images hold such values"
+        )
+    return features
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and every submodule back into its own mode afterwards."""
+    modes = {submodule: submodule.training for submodule in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for submodule, training in modes.items():
+            submodule.training = training

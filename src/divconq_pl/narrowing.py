@@ -1,0 +1,169 @@
+"""Let any pytorch-metric-learning loss or miner see one learner's subspace only."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from pytorch_metric_learning.losses import BaseMetricLossFunction, ManifoldLoss
+from pytorch_metric_learning.miners import BaseMiner
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from divconq_pl.errors import InputError
+from divconq_pl.subspaces import Subspaces
+
+WeightDims = Mapping[str, Mapping[str, int | None]]
+
+WEIGHT_DIMS: WeightDims = {
+    "LargeMarginSoftmaxLoss": {"W": 0},
+    "ManifoldLoss": {"proxies": 1},
+    "MarginLoss": {"beta": None},
+    "NormalizedSoftmaxLoss": {"W": 0},
+    "ProxyAnchorLoss": {"proxies": 1},
+    "ProxyNCALoss": {"proxies": 1},
+    "SoftTripleLoss": {"fc": 0},
+    "BaseProxyLoss": {"weight": 1},
+}
+"""By class name, subclasses included: which dimension of which weight is the embedding's; None: none of them is.
+
+Shapes do not tell, for there may be as many classes as coordinates. ``BaseProxyLoss`` is of version 3.
+"""
+
+_PARTS = (BaseMetricLossFunction, BaseMiner)
+
+
+def narrow_losses(
+    module: nn.Module, subspaces: Subspaces, weight_dims: WeightDims | None = None
+) -> list[RemovableHandle]:
+    """Make all losses and miners in ``module`` see the active subspace, wherever they are called.
+
+    What enters them as ``embeddings`` and ``ref_emb`` is narrowed, and so are the weights that a loss owns (proxies,
+    class centres), so value and gradient are those of the same loss built at the subspace's width. They compute in
+    float32, also under mixed precision. Without an active subspace nothing is changed.
+
+    Args:
+        module: a module with losses and miners of pytorch-metric-learning, or subclasses of its base classes.
+        subspaces: the subspaces, and which one is active.
+        weight_dims: for losses of your own, by class name, which dimension of which parameter is the embedding's, for
+            example ``{"MyLoss": {"centres": 1}}``; None in place of the number if none is. The name of a submodule
+            speaks for all of its parameters.
+
+    Returns:
+        Handles whose ``remove()`` undoes it.
+
+    Raises:
+        InputError: if there is no loss to narrow, or one that cannot be narrowed.
+    """
+    parts = [part for part in module.modules() if isinstance(part, _PARTS)]
+    if not any(isinstance(part, BaseMetricLossFunction) for part in parts):
+        raise InputError(
+            f"no pytorch-metric-learning loss was found in {type(module).__name__}; assign it in __init__ "
+            "(self.loss = losses.MarginLoss()), so that it is a submodule"
+        )
+    known = {**WEIGHT_DIMS, **(weight_dims or {})}
+    weights = [_embedding_weights(part, known, subspaces.width) for part in parts]
+    inside = {inner for part in parts for inner in _parts_inside(part)}
+    return [
+        handle
+        for part, dims in zip(parts, weights, strict=True)
+        for handle in _narrow(part, dims, subspaces, is_outermost=part not in inside)
+    ]
+
+
+def _parts_inside(part: nn.Module) -> list[nn.Module]:
+    return [inner for inner in part.modules() if isinstance(inner, _PARTS) and inner is not part]
+
+
+def _embedding_weights(part: nn.Module, known: WeightDims, width: int) -> dict[str, int]:
+    """Return for each embedding-shaped parameter of a loss or miner which of its dimensions is the embedding's."""
+    me, *bases = [cls.__name__ for cls in type(part).__mro__]
+    if "P2SGradLoss" in (me, *bases):
+        raise InputError(f"{me} rescales its own weight in every step, not a slice of it; use ArcFaceLoss instead")
+    declared = {weight: dim for name in (*reversed(bases), me) for weight, dim in known.get(name, {}).items()}
+    of_others = {id(weight) for inner in _parts_inside(part) for weight in (*inner.parameters(), *inner.buffers())}
+    buffers = dict(part.named_buffers(remove_duplicate=False))
+    dims: dict[str, int] = {}
+    for name, weight in (*part.named_parameters(remove_duplicate=False), *buffers.items()):
+        shape = tuple(weight.shape)
+        declaration = next((key for key in declared if f"{name}.".startswith(f"{key}.")), None)
+        dim = declared[declaration] if declaration else None
+        if id(weight) in of_others or (dim is None and (declaration or width not in shape)):
+            continue
+        owned = f"{me} owns {name!r} of shape {shape}, and the embedding is {width} wide: "
+        if name in buffers:
+            raise InputError(
+                f"{owned}what it writes into a slice of a buffer would be lost; make it a parameter "
+                f"(requires_grad=False) if it is only read, or declare that no dimension of it is the embedding's with "
+                f"weight_dims={{{me!r}: {{{name!r}: None}}}}"
+            )
+        if dim is None:
+            raise InputError(
+                f"{owned}declare which of its dimensions is the embedding's with "
+                f"weight_dims={{{me!r}: {{{name!r}: {shape.index(width)}}}}}, or None in place of the number if none is"
+            )
+        if dim >= len(shape) or shape[dim] != width:
+            raise InputError(f"{owned}build it so that its dimension {dim} is as wide as the embedding")
+        dims[name] = dim
+    return dims
+
+
+def _narrow(
+    part: nn.Module, dims: Mapping[str, int], subspaces: Subspaces, *, is_outermost: bool
+) -> tuple[RemovableHandle, RemovableHandle]:
+    arguments = list(inspect.signature(part.forward).parameters)
+    if "embeddings" not in arguments:
+        raise InputError(f"{type(part).__name__}.forward{tuple(arguments)} has no argument 'embeddings'; name it so")
+    stack = ExitStack()
+
+    def hide(owner: nn.Module, name: str, value: Any) -> None:
+        """Put a value before an attribute or a parameter until the call ends: an instance's own dictionary wins."""
+        own = vars(owner)
+        if name in own:
+            stack.callback(own.__setitem__, name, own[name])
+        else:
+            stack.callback(own.pop, name)
+        own[name] = value
+
+    def enter(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        stack.close()  # An interrupt from the keyboard is the one exception after which torch runs no hook.
+        given = dict(zip(arguments, args, strict=False)) | kwargs
+        narrowed = {name: given[name] for name in ("embeddings", "ref_emb") if given.get(name) is not None}
+        for values in narrowed.values():
+            if is_outermost and values.shape[-1] != subspaces.width:
+                raise InputError(
+                    f"{type(module).__name__} was given embeddings of width {values.shape[-1]}, but the embedding "
+                    f"layer gives {subspaces.width}; name the layer that gives the embedding with embedding='...'"
+                )
+        if subspaces.active is None or not narrowed:
+            return None
+        stack.enter_context(torch.autocast(given["embeddings"].device.type, enabled=False))
+        if is_outermost:
+            # One tensor stays one: losses and miners ask whether ref_emb is embeddings.
+            parts = {id(v): subspaces.narrow(_single(v), v.ndim - 1) for v in narrowed.values()}
+            narrowed = {name: parts[id(values)] for name, values in narrowed.items()}
+        for name, dim in dims.items():
+            path, _, weight = name.rpartition(".")
+            owner = module.get_submodule(path)
+            hide(owner, weight, subspaces.narrow(_single(getattr(owner, weight)), dim))
+        if isinstance(module, ManifoldLoss):
+            hide(module, "l", narrowed["embeddings"].shape[-1])
+        return (
+            tuple(narrowed.get(name, value) for name, value in zip(arguments, args, strict=False)),
+            {name: narrowed.get(name, value) for name, value in kwargs.items()},
+        )
+
+    return (
+        part.register_forward_pre_hook(enter, with_kwargs=True),
+        part.register_forward_hook(lambda *_: stack.close(), always_call=True),
+    )
+
+
+def _single(values: Tensor) -> Tensor:
+    """Return half precision values in single precision, others as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -1,0 +1,48 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from matplotlib.figure import Figure
+
+
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> Path:
+    """Write a file under a temporary name beside it, then rename: readers see the old or the new file, never half.
+
+    Args:
+        path: Where the file goes; missing folders are made.
+        write: Called once with the open binary file.
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
+    """Save a figure as PNG, atomically.
+
+    Args:
+        figure: What to save.
+        path: Where the file goes; missing folders are made.
+        dpi: Pixels per inch.
+
+    Returns:
+        The path.
+    """
+    return write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=dpi, facecolor="white"))

@@ -1,0 +1,118 @@
+"""What each cluster of a division holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageOps
+
+from divconq_pl.errors import InputError
+
+Picture = Callable[[int], Any]
+"""From the index of an image to the image: PIL, or an array H x W or H x W x 3 (uint8, or float in [0, 1])."""
+
+_TILE, _GAP = 72, 5  # pixels
+_GROUND = (231, 234, 239)
+_TILE_INCHES = 0.42
+_MARGIN, _TITLE, _HEADING = 0.3, 0.3, 0.6  # inches
+
+
+def montage(
+    images: Picture,
+    assignment: ArrayLike,
+    *,
+    learners: Iterable[int] | None = None,
+    per_cluster: int = 24,
+    title: str = "What each learner trains on",
+) -> Figure:
+    """Show a block of images for each cluster of a division, under its number and size.
+
+    The images are taken evenly over the cluster in the order of the data set, so that many classes are seen.
+
+    Args:
+        images: From index to image.
+        assignment: Cluster of every image, shape (N,); negative where an image is left out.
+        learners: Clusters to show; all by default.
+        per_cluster: Images shown of each.
+        title: Heading.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: If there is no cluster to show, or an empty one was asked for.
+    """
+    clusters = np.asarray(assignment)
+    shown = sorted(set(clusters[clusters >= 0].tolist())) if learners is None else list(learners)
+    members = {k: np.flatnonzero(clusters == k) for k in shown}
+    empty = [k for k in shown if not len(members[k])]
+    if empty or not shown:
+        raise InputError(f"clusters {empty} of {shown} hold no image to show: ask for clusters of this assignment")
+    if per_cluster < 1:
+        raise InputError(f"per_cluster = {per_cluster} shows nothing: give at least 1")
+
+    tile_columns = math.ceil(math.sqrt(1.5 * per_cluster))
+    tile_rows = math.ceil(per_cluster / tile_columns)
+    block_columns = _columns(len(shown), tile_columns / tile_rows)
+    block_rows = math.ceil(len(shown) / block_columns)
+    width, height = tile_columns * _TILE_INCHES, tile_rows * _TILE_INCHES
+    total_width = max(block_columns * (width + _MARGIN) + _MARGIN, 4.5)
+    total_height = block_rows * (height + _TITLE + _MARGIN / 2) + _HEADING + _MARGIN / 2
+    left = (total_width - block_columns * (width + _MARGIN) + _MARGIN) / 2
+
+    figure = Figure(figsize=(total_width, total_height))
+    figure.text(0.5, 1 - 0.33 / total_height, title, ha="center", va="center", fontsize=13, weight="bold")
+    for place, k in enumerate(shown):
+        row, column = divmod(place, block_columns)
+        x = left + column * (width + _MARGIN)
+        y = total_height - _HEADING - row * (height + _TITLE + _MARGIN / 2) - _TITLE - height
+        axes = figure.add_axes((x / total_width, y / total_height, width / total_width, height / total_height))
+        axes.imshow(_sheet(images, _spread(members[k], per_cluster), tile_rows, tile_columns), aspect="auto")
+        axes.set(xticks=[], yticks=[], frame_on=False)
+        count = len(members[k])
+        axes.set_title(f"cluster {k}  ·  {count:,} image{'s' if count > 1 else ''}", fontsize=9, loc="left", pad=4)
+    return figure
+
+
+def square(image: Any, size: int) -> NDArray[np.uint8]:
+    """Return an image as RGB, fitted into a white square.
+
+    Args:
+        image: PIL image, or array H x W or H x W x 3 (uint8, or float in [0, 1]).
+        size: Pixels of a side.
+
+    Returns:
+        Shape (size, size, 3).
+    """
+    if not isinstance(image, Image.Image):
+        pixels = np.asarray(image)
+        if pixels.dtype != np.uint8:
+            pixels = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
+        image = Image.fromarray(pixels)
+    return np.asarray(ImageOps.pad(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC, color="white"))
+
+
+def _sheet(images: Picture, indices: NDArray[np.int64], rows: int, columns: int) -> NDArray[np.uint8]:
+    step = _TILE + _GAP
+    sheet = np.full((rows * step + _GAP, columns * step + _GAP, 3), _GROUND, dtype=np.uint8)
+    for place, index in enumerate(indices):
+        top, left = (step * part + _GAP for part in divmod(place, columns))
+        sheet[top : top + _TILE, left : left + _TILE] = square(images(int(index)), _TILE)
+    return sheet
+
+
+def _spread(members: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    if len(members) <= count:
+        return members
+    places = np.linspace(0, len(members) - 1, count).round().astype(np.int64)
+    return np.take(members, places)
+
+
+def _columns(blocks: int, aspect: float) -> int:
+    """Choose how many blocks stand side by side so that the page is about 4 : 3."""
+    return min(blocks, max(1, round(math.sqrt(blocks * 4 / 3 / aspect))))

@@ -1,0 +1,224 @@
+"""Which part of the embedding belongs to which learner."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from divconq_pl.errors import InputError
+
+SMALLEST_WIDTH = 4
+"""Coordinates that a fixed subspace needs at least; narrower ones break several losses."""
+
+
+class Subspaces(nn.Module, ABC):
+    """The subspaces of an embedding, one for each of ``2 ** depth`` learners.
+
+    One of them is active at a time, or none, which means the full embedding. The choice lives in tensors that are
+    changed in place, so that compiled code follows it.
+
+    Args:
+        width: width d of the embedding.
+        split_depth: greatest depth; there are ``2 ** split_depth`` subspaces then.
+    """
+
+    active: int | None
+
+    def __init__(self, width: int, split_depth: int) -> None:
+        super().__init__()
+        if 2**split_depth > width:
+            raise InputError(
+                f"split_depth={split_depth} makes {2**split_depth} learners, more than the embedding has coordinates "
+                f"({width}); "
+                f"use split_depth={(width // SMALLEST_WIDTH).bit_length() - 1} or less"
+            )
+        self.width = width
+        self.split_depth = split_depth
+        self.depth = 0
+        self.active = None
+
+    @abstractmethod
+    def set_depth(self, depth: int) -> None:
+        """Split every subspace in two, or merge siblings, until there are ``2 ** depth``."""
+
+    @abstractmethod
+    def narrow(self, values: Tensor, dim: int) -> Tensor:
+        """Return the active learner's part of ``values``, whose dimension ``dim`` is the embedding's."""
+
+    def activate(self, learner: int | None) -> None:
+        """Make ``learner`` the active one; ``None`` means the full embedding."""
+        if learner is not None and not 0 <= learner < 2**self.depth:
+            raise IndexError(f"learner {learner} does not exist among {2**self.depth}")
+        self.active = learner
+
+    def _check_depth(self, depth: int) -> None:
+        if not 0 <= depth <= self.split_depth:
+            raise ValueError(f"depth={depth} must lie between 0 and split_depth={self.split_depth}")
+
+
+class FixedSubspaces(Subspaces):
+    """Consecutive slices of the embedding, d / K coordinates for each of K learners (the paper's fixed masks).
+
+    Splitting halves the slices, so children 2k and 2k + 1 tile that of learner k.
+
+    Args:
+        width: width d of the embedding.
+        split_depth: greatest depth.
+
+    Raises:
+        InputError: if d cannot be cut into equal slices of at least 4 coordinates.
+
+    Example:
+        >>> subspaces = FixedSubspaces(8, split_depth=1)
+        >>> subspaces.set_depth(1)
+        >>> subspaces.activate(1)
+        >>> subspaces.narrow(torch.arange(8), dim=0)
+        tensor([4, 5, 6, 7])
+    """
+
+    indices: Tensor
+
+    def __init__(self, width: int, split_depth: int) -> None:
+        super().__init__(width, split_depth)
+        learners = 2**split_depth
+        if width % learners or (split_depth and width // learners < SMALLEST_WIDTH):
+            step = learners * SMALLEST_WIDTH if width < learners * SMALLEST_WIDTH else learners
+            below, above = width // step * step, -(-width // step) * step
+            widths = " or ".join(str(w) for w in sorted({below, above}) if w and w != width)
+            raise InputError(
+                f"an embedding of width {width} cannot be cut into {learners} equal subspaces of at least "
+                f"{SMALLEST_WIDTH} coordinates; use a width of {widths}, or a smaller split_depth than {split_depth}"
+            )
+        self.register_buffer("indices", torch.arange(width), persistent=False)
+
+    def set_depth(self, depth: int) -> None:
+        """Cut the embedding into ``2 ** depth`` slices."""
+        self._check_depth(depth)
+        self.depth = depth
+        self.activate(None)
+        self.indices = torch.arange(self.width >> depth, device=self.indices.device)
+
+    def activate(self, learner: int | None) -> None:
+        """Make ``learner`` the active one; ``None`` means the full embedding."""
+        super().activate(learner)
+        if learner is not None:
+            width = self.width >> self.depth
+            torch.arange(learner * width, (learner + 1) * width, out=self.indices)
+
+    def narrow(self, values: Tensor, dim: int) -> Tensor:
+        """Return the coordinates of the active slice."""
+        return values if self.active is None else values.index_select(dim, self.indices)
+
+
+class LearnedSubspaces(Subspaces):
+    """Non-negative masks over the whole embedding, one for each learner, that are trained (the paper's learned masks).
+
+    A split gives both children the mask of their parent (the first one is all ones); a merge gives the parent the mean
+    of its children. The masks are parameters ``mask_0``, ``mask_1``, ... but no part of the ``state_dict`` of the
+    module they are put into, so that its own checkpoints stay what they were; :meth:`masks_state` carries them.
+
+    Args:
+        width: width d of the embedding.
+        split_depth: greatest depth.
+        lr_factor: learning rate of the masks as a multiple of the optimiser's (the paper: 100).
+        weight_decay_factor: weight decay of the masks as a multiple of the optimiser's.
+        orthogonality_weight: lambda, the weight of :func:`orthogonality` in the loss.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        split_depth: int,
+        *,
+        lr_factor: float = 100.0,
+        weight_decay_factor: float = 0.0,
+        orthogonality_weight: float = 0.01,
+    ) -> None:
+        super().__init__(width, split_depth)
+        self.orthogonality_weight = orthogonality_weight
+        self.lr_factor = lr_factor
+        self.weight_decay_factor = weight_decay_factor
+        for k in range(2**split_depth):
+            self.register_parameter(f"mask_{k}", nn.Parameter(torch.ones(width)))
+
+    @property
+    def masks(self) -> list[nn.Parameter]:
+        """The masks of the learners of the current depth, before the rectification, each of shape (d,)."""
+        return [self.get_parameter(f"mask_{k}") for k in range(2**self.depth)]
+
+    @torch.no_grad()
+    def set_depth(self, depth: int) -> None:
+        """Copy the masks to the children, or average those of siblings, level by level."""
+        self._check_depth(depth)
+        self.activate(None)
+        while self.depth < depth:
+            parents = [mask.clone() for mask in self.masks]
+            self.depth += 1
+            for k, mask in enumerate(self.masks):
+                mask.copy_(parents[k // 2])
+        while self.depth > depth:
+            children = [mask.clone() for mask in self.masks]
+            self.depth -= 1
+            for k, mask in enumerate(self.masks):
+                mask.copy_((children[2 * k] + children[2 * k + 1]) / 2)
+
+    def narrow(self, values: Tensor, dim: int) -> Tensor:
+        """Return ``values`` times the active mask."""
+        if self.active is None:
+            return values
+        mask = self.masks[self.active].relu().to(values.dtype)
+        return values * mask.view([-1 if i == dim % values.ndim else 1 for i in range(values.ndim)])
+
+    @torch.enable_grad()
+    def add_orthogonality_gradient(self) -> None:
+        """Add the gradient of ``orthogonality_weight * orthogonality(masks)`` to that of the masks.
+
+        It depends on the masks alone, so it need not pass through the training step of a module that is not ours.
+        """
+        masks = self.masks
+        if not self.orthogonality_weight or len(masks) == 1:
+            return
+        term = self.orthogonality_weight * orthogonality(torch.stack([mask.relu() for mask in masks]))
+        for mask, gradient in zip(masks, torch.autograd.grad(term, masks), strict=True):
+            mask.grad = gradient if mask.grad is None else mask.grad + gradient
+
+    def masks_state(self) -> Tensor:
+        """Return the values of all masks, shape (2 ** split_depth, d)."""
+        return torch.stack([mask.detach().cpu() for mask in self.parameters()])
+
+    @torch.no_grad()
+    def load_masks_state(self, values: Tensor) -> None:
+        """Set the values of all masks, shape (2 ** split_depth, d)."""
+        for mask, value in zip(self.parameters(), values, strict=True):
+            mask.copy_(value)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Save nothing: the callback carries the masks."""
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], *args: Any) -> None:
+        """Load nothing, and miss nothing."""
+
+
+def orthogonality(masks: Tensor) -> Tensor:
+    """Return the mean cosine between different rows, the paper's regularisation of the masks.
+
+    Args:
+        masks: non-negative masks of the learners, shape (K, d).
+
+    Returns:
+        A scalar between 0 (all orthogonal) and 1; 0 for a single mask.
+
+    Example:
+        >>> orthogonality(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).item()
+        0.0
+    """
+    learners = len(masks)
+    if learners == 1:
+        return masks.sum() * 0.0
+    unit = nn.functional.normalize(masks, dim=1)
+    cosines = unit @ unit.T
+    return (cosines.sum() - cosines.diagonal().sum()) / (learners * (learners - 1))

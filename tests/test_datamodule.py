@@ -1,0 +1,226 @@
+"""The data module: what each loader gives, in which order, under which transform."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch import Tensor
+
+from divconq_pl.data import (
+    ArrayDataset,
+    Glyphs,
+    RetrievalDataModule,
+    Splits,
+    glyph_test,
+    glyph_train,
+    image_test,
+    image_train,
+)
+from divconq_pl.errors import InputError
+
+
+def make(classes: int, images: int = 4, first: int = 0) -> ArrayDataset:
+    """Make images of 2 x 2 pixels that all differ: image i has the value first + i."""
+    n = classes * images
+    pixels = np.arange(first, first + n, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(2, 2)
+    targets = torch.arange(classes).repeat_interleave(images)
+    return ArrayDataset(pixels, targets, [f"{first}/{c}" for c in range(classes)], [str(i) for i in range(n)])
+
+
+@dataclass
+class Source:
+    """Count how often the parts are made."""
+
+    parts: Splits
+    calls: int = 0
+
+    def splits(self) -> Splits:
+        self.calls += 1
+        return self.parts
+
+
+def source(**changes: object) -> Source:
+    return Source(Splits(**{"train": make(6), "val": make(3, first=100), "test": make(4, first=200), **changes}))
+
+
+def value(image: Image.Image) -> Tensor:
+    return torch.tensor([float(np.asarray(image)[0, 0])])
+
+
+def shifted(image: Image.Image) -> Tensor:
+    return value(image) + 1000
+
+
+def module(data: Source, **arguments: int) -> RetrievalDataModule:
+    return RetrievalDataModule(data, shifted, value, **{"batch_size": 8, "images_per_class": 2, **arguments})
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_training_batches_are_p_classes_of_m_images_under_the_training_transform(num_workers: int) -> None:
+    loader = module(source(), num_workers=num_workers).train_dataloader()
+    batches = list(loader)
+    assert len(batches) == len(loader) == 3
+    for images, labels in batches:
+        assert torch.bincount(labels, minlength=6).sort().values.tolist() == [0, 0, 2, 2, 2, 2]
+        # Image i has the value 1000 + i and is of class i // 4.
+        assert ((images[:, 0].long() - 1000) // 4).tolist() == labels.tolist()
+    assert torch.cat([images for images, _ in batches]).unique().numel() == 24
+
+
+def test_epochs_differ_and_seeds_repeat() -> None:
+    def epochs(seed: int) -> list[list[int]]:
+        loader = module(source(), seed=seed).train_dataloader()
+        drawn = []
+        for epoch in range(2):
+            loader.batch_sampler.sampler.set_epoch(epoch)  # as a Trainer does
+            drawn.append(torch.cat([labels for _, labels in loader]).tolist())
+        return drawn
+
+    first, second = epochs(0)
+    assert first != second
+    assert epochs(0) == [first, second]
+    assert epochs(1)[0] != first
+
+
+def test_evaluation_keeps_order_and_uses_the_test_transform() -> None:
+    data = module(source(), eval_batch_size=5)
+    for loader, part in ((data.val_dataloader(), 100), (data.test_dataloader(), 200), (data.predict_dataloader(), 200)):
+        images = torch.cat([images for images, _ in loader])
+        assert images[:, 0].tolist() == [part + i for i in range(len(images))]
+    assert [len(labels) for _, labels in data.test_dataloader()] == [5, 5, 5, 1]
+
+
+def test_query_and_gallery_are_two_loaders() -> None:
+    gallery = make(4, first=200)
+    query = make(4, images=1, first=240).with_classes([])
+    query = ArrayDataset(query._images, torch.arange(4), gallery.classes, list("abcd"))
+    data = module(source(test=(query, gallery)))
+    assert [[len(labels) for _, labels in loader] for loader in data.test_dataloader()] == [[4], [16]]
+    assert len(data.predict_dataloader()) == 2
+
+
+def test_cluster_dataset_is_the_training_part_in_order_under_the_test_transform() -> None:
+    data = module(source())
+    images, labels = zip(*data.cluster_dataset(), strict=True)
+    assert torch.cat(images).tolist() == list(range(24))
+    assert list(labels) == data.splits.train.targets.tolist()
+    assert data.train_dataloader().dataset.targets.tolist() == list(labels)
+
+
+def test_parts_are_made_once() -> None:
+    data = source()
+    used = module(data)
+    used.prepare_data()
+    used.setup("fit")
+    used.setup("test")
+    used.train_dataloader()
+    assert data.calls == 1
+
+
+class Recorder(pl.LightningModule):
+    """Note which labels come by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.epochs: dict[int, list[int]] = {}
+        self.validated: list[int] = []
+        self.tested: dict[int, int] = {}
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        self.epochs.setdefault(self.current_epoch, []).extend(batch[1].tolist())
+        return self.layer(batch[0]).mean()
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.validated += batch[1].tolist()
+
+    def test_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.tested[dataloader_idx] = self.tested.get(dataloader_idx, 0) + len(batch[1])
+
+    def predict_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        return batch[1]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trainer_goes_through_all_parts() -> None:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(max_epochs=2, accelerator="cpu", num_sanity_val_steps=0, enable_model_summary=False, **quiet)
+    data, model = module(source()), Recorder()
+    trainer.fit(model, datamodule=data)
+    trainer.test(model, datamodule=data, verbose=False)
+    assert len(model.epochs[0]) == len(model.epochs[1]) == 24 and model.epochs[0] != model.epochs[1]
+    assert len(model.validated) == 2 * 12 and model.tested == {0: 16}
+    assert torch.cat(trainer.predict(model, datamodule=data)).tolist() == data.splits.test.targets.tolist()
+
+    without, model = module(source(val=None, test=(make(4), make(4)))), Recorder()
+    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, **quiet)
+    trainer.fit(model, datamodule=without)
+    trainer.test(model, datamodule=without, verbose=False)
+    assert model.validated == [] and model.tested == {0: 16, 1: 16}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 66, "images_per_class": 4}, "batch_size=66 .*images_per_class=4.*64 or batch_size=68"),
+        ({"num_workers": -1}, "num_workers=-1"),
+        ({"eval_batch_size": 0}, "eval_batch_size=0"),
+    ],
+)
+def test_arguments_out_of_range(arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        module(source(), **arguments)
+
+
+def test_parts_that_cannot_work() -> None:
+    with pytest.raises(InputError, match="validation part has 1 class"):
+        source(val=make(1))
+    with pytest.raises(InputError, match="query and gallery must have the same"):
+        source(test=(make(3), make(4)))
+    with pytest.raises(InputError, match="labels run from 0 to 2, but 2 classes"):
+        ArrayDataset(np.zeros((3, 2, 2), np.uint8), [0, 1, 2], ["a", "b"], ["", "", ""])
+
+
+def test_data_set_can_be_sent_to_a_worker(tmp_path: Path) -> None:
+    data = Glyphs(tmp_path, num_classes=8).splits().train.with_transform(glyph_train())
+    copy = pickle.loads(pickle.dumps(data))
+    assert copy[0][0].shape == (1, 32, 32) and copy.name_of(3) == data.name_of(3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_glyph_transforms(tmp_path: Path, channels: int) -> None:
+    data = Glyphs(tmp_path, num_classes=20).splits().train
+    plain, test = glyph_train(augment=False, channels=channels), glyph_test(channels=channels)
+    images = torch.stack([test(data.image(i)) for i in range(len(data))])
+    assert images.shape[1:] == (channels, 32, 32)
+    assert abs(float(images.mean())) < 0.2 and 0.8 < float(images.std()) < 1.2
+    assert torch.equal(plain(data.image(0)), images[0])
+    augmented = glyph_train(channels=channels)
+    assert not torch.equal(augmented(data.image(0)), augmented(data.image(0)))
+    with pytest.raises(InputError, match="channels=2"):
+        glyph_train(channels=2)
+
+
+def test_image_transforms() -> None:
+    image = Image.new("RGB", (64, 48), (124, 116, 104))  # ImageNet's mean
+    for transform in (image_train(32), image_train(32, color=True), image_test(32)):
+        assert transform(image).shape == (3, 32, 32)
+    assert image_test(32)(image).abs().max() < 0.02
+
+    # Resize(256) + CenterCrop(224) of a 256 x 512 image is its middle.
+    wide = np.random.default_rng(0).integers(0, 256, (256, 512, 3), dtype=np.uint8)
+    middle = torch.from_numpy(wide[16:240, 144:368]).permute(2, 0, 1) / 255
+    expected = (middle - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
+        :, None, None
+    ]
+    torch.testing.assert_close(image_test()(Image.fromarray(wide)), expected)

@@ -1,0 +1,274 @@
+"""Folders of images: the three layouts, what is passed over, what is refused."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from divconq_pl.data import ImageFolder, Splits
+from divconq_pl.data.dataset import FileDataset, RetrievalDataset
+from divconq_pl.errors import InputError
+
+LETTERS = list("abcdefghij")
+
+
+def fill(folder: Path, classes: Sequence[str], images: int = 2) -> Path:
+    """Make a folder of classes in which class i has the gray value 20 i."""
+    for i, name in enumerate(classes):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for j in range(images):
+            Image.new("L", (6, 4), 20 * i).save(folder / name / f"{j}.png")
+    return folder
+
+
+def read(root: Path, **arguments: object) -> Splits:
+    """Read a folder and let no warning pass."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return ImageFolder(root, **arguments).splits()
+
+
+def single(part: RetrievalDataset | tuple[RetrievalDataset, RetrievalDataset] | None) -> RetrievalDataset:
+    assert isinstance(part, RetrievalDataset)
+    return part
+
+
+def test_classes_are_split_without_overlap_and_alike_each_time(tmp_path: Path) -> None:
+    fill(tmp_path, LETTERS)
+    splits = read(tmp_path)
+    parts = [splits.train, single(splits.val), single(splits.test)]
+    assert [len(part.classes) for part in parts] == [5, 2, 3]
+    assert sorted(name for part in parts for name in part.classes) == LETTERS
+    again = read(tmp_path)
+    assert again.train.classes == splits.train.classes
+    assert read(tmp_path, seed=1).train.classes != splits.train.classes
+    for part in parts:
+        for i in range(len(part)):
+            image, label = part[i]
+            assert Path(part.name_of(i)).parent.name == part.classes[label]
+            assert image.shape == (3, 4, 6)
+            assert image.unique().tolist() == pytest.approx([20 * LETTERS.index(part.classes[label]) / 255])
+
+
+def test_no_validation_part(tmp_path: Path) -> None:
+    splits = read(fill(tmp_path, LETTERS), val_fraction=0, test_fraction=0.5)
+    assert splits.val is None and len(splits.train.classes) == 5
+
+
+def test_listed_classes(tmp_path: Path) -> None:
+    fill(tmp_path, LETTERS)
+    splits = read(tmp_path, train_classes=["b", "a"], val_classes=["d", "e"], test_classes=["j", "c"])
+    assert splits.train.classes == ["b", "a"]
+    assert single(splits.val).classes == ["d", "e"]
+    assert single(splits.test).classes == ["j", "c"]
+    # In the order of the files, labelled in the order of the list.
+    assert splits.train.targets.tolist() == [1, 1, 0, 0]
+
+    rest = read(tmp_path, test_classes=["a", "b"], val_classes=[])
+    assert rest.val is None and rest.train.classes == LETTERS[2:]
+    some = read(tmp_path, train_classes=LETTERS[:5], val_fraction=0.4)
+    assert len(some.train.classes) == 3 and len(single(some.val).classes) == 2
+    assert single(some.test).classes == LETTERS[5:]
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"train_classes": ["a", "z"]}, r"listed class 'z' is not in .* \['a', 'b', 'bird'\]"),
+        ({"train_classes": ["bird.1"]}, "did you mean 'bird'"),
+        ({"train_classes": ["a", "b"], "test_classes": ["b", "c"]}, "class 'b' is listed 2 times"),
+        ({"train_classes": ["a"], "test_classes": ["b", "c"], "val_classes": []}, "training part has 1 class"),
+        ({"val_classes": ["a", "b"]}, "val_classes are listed without"),
+    ],
+)
+def test_lists_that_cannot_work(tmp_path: Path, lists: dict[str, list[str]], message: str) -> None:
+    fill(tmp_path, [*LETTERS, "bird"])
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, **lists)
+
+
+def test_train_and_test_folders(tmp_path: Path) -> None:
+    fill(tmp_path / "train", LETTERS[:5])
+    fill(tmp_path / "test", LETTERS[5:])
+    splits = read(tmp_path, val_fraction=0.4)
+    val = single(splits.val)
+    assert len(val.classes) == 2
+    assert sorted(splits.train.classes + val.classes) == LETTERS[:5]
+    assert single(splits.test).classes == LETTERS[5:]
+    fill(tmp_path / "val", ["x", "y"])
+    splits = read(tmp_path)
+    assert splits.train.classes == LETTERS[:5] and single(splits.val).classes == ["x", "y"]
+    with pytest.raises(InputError, match="has its own train folder"):
+        read(tmp_path, test_classes=["a", "b"])
+
+
+def test_query_and_gallery_share_their_labels(tmp_path: Path) -> None:
+    fill(tmp_path / "train", LETTERS[:5])
+    fill(tmp_path / "query", ["g", "i"], images=1)
+    fill(tmp_path / "gallery", ["f", "g", "h", "i"], images=1)
+    test = read(tmp_path).test
+    assert isinstance(test, tuple)
+    query, gallery = test
+    assert query.classes == gallery.classes == ["f", "g", "h", "i"]
+    assert query.targets.tolist() == [1, 3] and gallery.targets.tolist() == [0, 1, 2, 3]
+    fill(tmp_path / "query", ["nowhere"], images=3)
+    with pytest.warns(UserWarning, match="3 query images are of 1 classes not in the gallery"):
+        ImageFolder(tmp_path).splits()
+
+
+def test_query_without_any_answer(tmp_path: Path) -> None:
+    fill(tmp_path / "train", LETTERS)
+    fill(tmp_path / "query", ["k", "l"])
+    fill(tmp_path / "gallery", ["m", "n"])
+    with pytest.raises(InputError, match=r"no class of .* is both in query and in gallery"):
+        read(tmp_path)
+
+
+def test_classes_on_both_sides_are_pointed_out(tmp_path: Path) -> None:
+    fill(tmp_path / "train", LETTERS)
+    fill(tmp_path / "test", ["i", "j"])
+    with pytest.warns(UserWarning, match="2 classes of 'train' .* i, j"):
+        ImageFolder(tmp_path).splits()
+
+
+def test_other_folders_beside_train_and_test_are_named(tmp_path: Path) -> None:
+    for part, classes in {"train": LETTERS[:5], "test": ["k", "l"], "valid": ["m", "n"]}.items():
+        fill(tmp_path / part, classes)
+    with pytest.warns(UserWarning, match=r"\['valid'\] passed over"):
+        ImageFolder(tmp_path).splits()
+
+
+def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
+    fill(tmp_path, LETTERS)
+    for clutter in ("a/._0.png", "a/.hidden.jpg", "a/notes.txt", ".cache/x.png", "__MACOSX/._a.png", "list.txt"):
+        (tmp_path / clutter).parent.mkdir(exist_ok=True)
+        (tmp_path / clutter).write_text("no image")
+    splits = read(tmp_path, val_fraction=0)
+    assert sorted(splits.train.classes + single(splits.test).classes) == LETTERS
+    assert len(splits.train) + len(single(splits.test)) == 20
+
+
+def test_root_one_level_too_high(tmp_path: Path) -> None:
+    fill(tmp_path / "download" / "birds", LETTERS)
+    with pytest.warns(UserWarning, match="birds' is used as root"):
+        splits = ImageFolder(tmp_path).splits()
+    assert len(splits.train.classes) == 5
+
+
+def test_deeper_classes_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "birds", LETTERS)
+    fill(tmp_path / "cars", LETTERS)
+    with pytest.raises(InputError, match="birds' holds folders where images are expected; use <root>/<class>"):
+        read(tmp_path)
+
+
+def test_train_without_test_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "train", LETTERS)
+    fill(tmp_path / "val", ["x", "y"])
+    with pytest.raises(InputError, match="folders where images are expected"):
+        read(tmp_path)
+
+
+def test_single_images_are_kept_and_counted(tmp_path: Path) -> None:
+    fill(tmp_path, LETTERS)
+    fill(tmp_path, ["k", "l"], images=1)
+    with pytest.warns(UserWarning, match="2 classes of .* a single image.*k, l") as caught:
+        splits = ImageFolder(tmp_path, val_fraction=0).splits()
+    assert len(caught) == 1
+    assert {"k", "l"} <= set(splits.train.classes + single(splits.test).classes)
+
+
+def test_class_without_images_is_left_out(tmp_path: Path) -> None:
+    fill(tmp_path, LETTERS)
+    (tmp_path / "void").mkdir()
+    with pytest.warns(UserWarning, match="1 folders of .* hold no image: void"):
+        splits = ImageFolder(tmp_path, val_fraction=0).splits()
+    assert "void" not in splits.train.classes + single(splits.test).classes
+
+
+def test_folders_without_images(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        ImageFolder(tmp_path / "nowhere")
+    (tmp_path / "archive.tgz").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        ImageFolder(tmp_path / "archive.tgz")
+    (tmp_path / "archive.tgz").unlink()
+    with pytest.raises(InputError, match="no folder per class"):
+        read(tmp_path)
+    Image.new("L", (4, 4)).save(tmp_path / "loose.png")
+    with pytest.raises(InputError, match="no folder per class"):
+        read(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.mp4").write_text("")
+    with pytest.raises(InputError, match=r"1 folders but no image in them.*\.png"):
+        read(tmp_path)
+
+
+def test_too_few_classes(tmp_path: Path) -> None:
+    fill(tmp_path, LETTERS[:5])
+    with pytest.raises(InputError, match="5 classes cannot be split"):
+        read(tmp_path)
+    assert len(read(tmp_path, val_fraction=0).train.classes) == 3
+
+
+def spoil(root: Path) -> tuple[Path, Path]:
+    """Cut an image short and make another one of text."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(root / "a" / "cut.jpg")
+    content = (root / "a" / "cut.jpg").read_bytes()
+    (root / "a" / "cut.jpg").write_bytes(content[: len(content) // 2])
+    (root / "b" / "text.png").write_text("no image")
+    return root / "a" / "cut.jpg", root / "b" / "text.png"
+
+
+def test_bad_image_stops_with_its_name(tmp_path: Path) -> None:
+    bad = spoil(fill(tmp_path, LETTERS))
+    data = read(tmp_path, train_classes=LETTERS[:5], val_fraction=0).train
+    names = [data.name_of(i) for i in range(len(data))]
+    for file in bad:
+        with pytest.raises(InputError, match=f"cannot read the image .*{file.name}"):
+            data[names.index(str(file))]
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.jpg"):
+        FileDataset([tmp_path / "gone.jpg"], [0], ["a"])[0]
+
+
+def test_bad_images_are_skipped_and_counted(tmp_path: Path) -> None:
+    spoil(fill(tmp_path, LETTERS))
+    with pytest.warns(UserWarning, match=r"2 images of .* cannot be read and are left out: .*cut\.jpg, .*text\.png"):
+        splits = ImageFolder(tmp_path, on_bad_image="skip", val_fraction=0).splits()
+    test = single(splits.test)
+    assert len(splits.train) + len(test) == 20
+    for part in (splits.train, test):
+        assert all(part[i][0].shape == (3, 4, 6) for i in range(len(part)))
+
+
+def test_only_bad_images(tmp_path: Path) -> None:
+    for name in LETTERS:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_text("no image")
+    with pytest.raises(InputError, match="none of the 10 images"):
+        ImageFolder(tmp_path, on_bad_image="skip").splits()
+    with pytest.raises(InputError, match="on_bad_image='ignore'"):
+        ImageFolder(tmp_path, on_bad_image="ignore")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_every_kind_of_image_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    file = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
+    gray = 255 if mode == "1" else 100
+    if mode == "I;16":
+        image = Image.fromarray(np.full((4, 4), gray * 256, dtype=np.uint16))
+    else:
+        image = Image.new("RGB", (4, 4), (gray,) * 3).convert(mode)
+    image.save(file)
+    read_back = np.asarray(FileDataset([file], [0], ["a"]).image(0))
+    assert read_back.shape == (4, 4, 3)
+    assert np.abs(read_back.astype(int) - gray).max() <= 3

@@ -1,0 +1,75 @@
+"""Train an embedding by divide and conquer.
+
+python train.py loss=margin dataset=glyphs divide.split_depth=3
+python train.py --help
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import hydra
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from divconq_pl import DivideConquerCallback
+from divconq_pl.app import KeepConfig, run_command
+from divconq_pl.pictures import draw_pictures
+from divconq_pl.report import print_results, write_json
+
+CONFIG_DIR = Path(__file__).parent / "conf"
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float:
+    """Train, test the best checkpoint, and leave results, pictures and checkpoints in the run folder.
+
+    Returns:
+        Recall@1 of the best epoch on the validation classes, for sweeps that optimise it.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+
+    data = instantiate(cfg.data)
+    cfg.num_classes = len(data.splits.train.classes)
+    module = instantiate(cfg.module)
+    divide: DivideConquerCallback | None = instantiate(cfg.divide) or None
+    checkpoint = instantiate(cfg.checkpoint)
+    callbacks = [*instantiate(cfg.callbacks).values(), *([divide] if divide else []), checkpoint, KeepConfig(cfg)]
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=list(instantiate(cfg.logger).values()))
+
+    began = time.perf_counter()
+    try:
+        trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
+    except SystemExit as stop:  # what the Trainer makes of Ctrl-C
+        if trainer.interrupted:
+            print(f"interrupted; go on with ckpt_path={checkpoint.last_model_path}")
+            raise KeyboardInterrupt from stop
+        raise
+    seconds = time.perf_counter() - began
+
+    best = checkpoint.best_model_path or None
+    tested = trainer.test(module, data, ckpt_path=best, verbose=False)[0]
+    history = divide.history if divide else []
+    results = {
+        **tested,
+        "train/seconds": seconds,
+        "division/seconds": sum(s for summary in history for key, s in summary.items() if key.startswith("seconds_")),
+        "seed": cfg.seed,
+        "overrides": list(HydraConfig.get().overrides.task),
+        "name": folder.name,
+    }
+    if checkpoint.best_model_score is not None:
+        results[checkpoint.monitor] = float(checkpoint.best_model_score)
+    write_json(folder / "results.json", results)
+    draw_pictures(folder / "pictures", trainer, module, data, divide)
+    print_results([results], title="Unseen classes, best epoch by validation")
+    print(f"everything of this run is in {folder}")
+    return results.get(checkpoint.monitor, results["test/recall_at_1"])
+
+
+if __name__ == "__main__":
+    run_command(main, CONFIG_DIR, "train")
