@@ -158,15 +158,18 @@ def test_trainer_goes_through_all_parts() -> None:
     data, model = module(source()), Recorder()
     trainer.fit(model, datamodule=data)
     trainer.test(model, datamodule=data, verbose=False)
-    assert len(model.epochs[0]) == len(model.epochs[1]) == 24 and model.epochs[0] != model.epochs[1]
-    assert len(model.validated) == 2 * 12 and model.tested == {0: 16}
+    assert len(model.epochs[0]) == len(model.epochs[1]) == 24
+    assert model.epochs[0] != model.epochs[1]
+    assert len(model.validated) == 2 * 12
+    assert model.tested == {0: 16}
     assert torch.cat(trainer.predict(model, datamodule=data)).tolist() == data.splits.test.targets.tolist()
 
     without, model = module(source(val=None, test=(make(4), make(4)))), Recorder()
     trainer = pl.Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, **quiet)
     trainer.fit(model, datamodule=without)
     trainer.test(model, datamodule=without, verbose=False)
-    assert model.validated == [] and model.tested == {0: 16, 1: 16}
+    assert model.validated == []
+    assert model.tested == {0: 16, 1: 16}
 
 
 @pytest.mark.parametrize(
@@ -194,7 +197,8 @@ def test_parts_that_cannot_work() -> None:
 def test_data_set_can_be_sent_to_a_worker(tmp_path: Path) -> None:
     data = Glyphs(tmp_path, num_classes=8).splits().train.with_transform(glyph_train())
     copy = pickle.loads(pickle.dumps(data))
-    assert copy[0][0].shape == (1, 32, 32) and copy.name_of(3) == data.name_of(3)
+    assert copy[0][0].shape == (1, 32, 32)
+    assert copy.name_of(3) == data.name_of(3)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -203,7 +207,8 @@ def test_glyph_transforms(tmp_path: Path, channels: int) -> None:
     plain, test = glyph_train(augment=False, channels=channels), glyph_test(channels=channels)
     images = torch.stack([test(data.image(i)) for i in range(len(data))])
     assert images.shape[1:] == (channels, 32, 32)
-    assert abs(float(images.mean())) < 0.2 and 0.8 < float(images.std()) < 1.2
+    assert abs(float(images.mean())) < 0.2
+    assert 0.8 < float(images.std()) < 1.2
     assert torch.equal(plain(data.image(0)), images[0])
     augmented = glyph_train(channels=channels)
     assert not torch.equal(augmented(data.image(0)), augmented(data.image(0)))

@@ -25,7 +25,8 @@ def pixels(data: RetrievalDataset) -> np.ndarray:
 
 def parts(glyphs: Glyphs) -> list[RetrievalDataset]:
     splits = glyphs.splits()
-    assert splits.val is not None and not isinstance(splits.test, tuple)
+    assert splits.val is not None
+    assert not isinstance(splits.test, tuple)
     return [splits.train, splits.val, splits.test]
 
 
@@ -58,7 +59,8 @@ def test_image_shows_the_class_it_is_labelled_with(tmp_path: Path) -> None:
     assert box is not None
     drawn = train.image(5).crop(box).resize(ink.size)
     assert np.corrcoef(np.asarray(ink).ravel(), np.asarray(drawn).ravel())[0, 1] > 0.8
-    assert image.shape == (1, 32, 32) and 0 <= float(image.min()) <= float(image.max()) <= 1
+    assert image.shape == (1, 32, 32)
+    assert 0 <= float(image.min()) <= float(image.max()) <= 1
 
 
 def test_another_process_renders_the_same(tmp_path: Path) -> None:
@@ -91,10 +93,13 @@ def test_rotation_is_respected(tmp_path: Path) -> None:
         difference = (measured + rotation * jitter[:, 0] + 90) % 180 - 90
         assert np.abs(difference).max() < 2
         angles[rotation] = np.abs(measured).max()
-    assert angles[0.0] < 0.5 and 13 < angles[15.0] < 17 and angles[90.0] > 80
+    assert angles[0.0] < 0.5
+    assert 13 < angles[15.0] < 17
+    assert angles[90.0] > 80
 
     still, turned = (pixels(Glyphs(tmp_path, num_classes=8, rotation=r).splits().train) for r in (0, 15))
-    assert still.shape == turned.shape and (still != turned).any()
+    assert still.shape == turned.shape
+    assert (still != turned).any()
 
 
 @pytest.mark.parametrize("rotation", [0, 15, 180])
@@ -106,7 +111,8 @@ def test_nothing_is_blank_cut_or_off_centre(tmp_path: Path, rotation: float) -> 
     assert border.max() < 10
     for image in images:
         y, x = np.nonzero(image > 20)
-        assert abs((x.min() + x.max()) / 2 - 15.5) <= allowed and abs((y.min() + y.max()) / 2 - 15.5) <= allowed
+        assert abs((x.min() + x.max()) / 2 - 15.5) <= allowed
+        assert abs((y.min() + y.max()) / 2 - 15.5) <= allowed
 
 
 def test_size_and_number_of_images(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def test_classes_are_split_without_overlap_and_alike_each_time(tmp_path: Path) -
 
 def test_no_validation_part(tmp_path: Path) -> None:
     splits = read(fill(tmp_path, LETTERS), val_fraction=0, test_fraction=0.5)
-    assert splits.val is None and len(splits.train.classes) == 5
+    assert splits.val is None
+    assert len(splits.train.classes) == 5
 
 
 def test_listed_classes(tmp_path: Path) -> None:
@@ -70,9 +71,11 @@ def test_listed_classes(tmp_path: Path) -> None:
     assert splits.train.targets.tolist() == [1, 1, 0, 0]
 
     rest = read(tmp_path, test_classes=["a", "b"], val_classes=[])
-    assert rest.val is None and rest.train.classes == LETTERS[2:]
+    assert rest.val is None
+    assert rest.train.classes == LETTERS[2:]
     some = read(tmp_path, train_classes=LETTERS[:5], val_fraction=0.4)
-    assert len(some.train.classes) == 3 and len(single(some.val).classes) == 2
+    assert len(some.train.classes) == 3
+    assert len(single(some.val).classes) == 2
     assert single(some.test).classes == LETTERS[5:]
 
 
@@ -102,7 +105,8 @@ def test_train_and_test_folders(tmp_path: Path) -> None:
     assert single(splits.test).classes == LETTERS[5:]
     fill(tmp_path / "val", ["x", "y"])
     splits = read(tmp_path)
-    assert splits.train.classes == LETTERS[:5] and single(splits.val).classes == ["x", "y"]
+    assert splits.train.classes == LETTERS[:5]
+    assert single(splits.val).classes == ["x", "y"]
     with pytest.raises(InputError, match="has its own train folder"):
         read(tmp_path, test_classes=["a", "b"])
 
@@ -115,7 +119,8 @@ def test_query_and_gallery_share_their_labels(tmp_path: Path) -> None:
     assert isinstance(test, tuple)
     query, gallery = test
     assert query.classes == gallery.classes == ["f", "g", "h", "i"]
-    assert query.targets.tolist() == [1, 3] and gallery.targets.tolist() == [0, 1, 2, 3]
+    assert query.targets.tolist() == [1, 3]
+    assert gallery.targets.tolist() == [0, 1, 2, 3]
     fill(tmp_path / "query", ["nowhere"], images=3)
     with pytest.warns(UserWarning, match="3 query images are of 1 classes not in the gallery"):
         ImageFolder(tmp_path).splits()

@@ -14,13 +14,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from divconq_pl.divisionlog import division_line
+from divconq_pl.summary import division_line
 from divconq_pl.errors import InputError
 from divconq_pl.report import average_over_seeds, collect_runs, print_results, write_json
 
 
-def run(name: str, *overrides: str, **numbers: float) -> dict[str, Any]:
-    return {"name": name, "overrides": list(overrides), **numbers}
+def run(name: str, *overrides: str, train: float | None = None, **numbers: float) -> dict[str, Any]:
+    seconds = {} if train is None else {"train/seconds": train}
+    return {"name": name, "overrides": list(overrides), **{f"test/{k}": v for k, v in numbers.items()}, **seconds}
 
 
 def printed(rows: list[dict[str, Any]], width: int = 80, terminal: bool = False) -> str:
@@ -91,29 +92,29 @@ def test_broken_results_are_named(tmp_path: Path):
 
 def test_runs_that_differ_only_in_the_seed_are_averaged():
     rows = [
-        run("0", "loss=margin", "seed=0", recall_at_1=0.60, train_seconds=10),
-        run("1", "loss=triplet", "seed=0", recall_at_1=0.50, train_seconds=20),
-        run("2", "loss=margin", "seed=1", recall_at_1=0.64, train_seconds=14),
-        run("3", "seed=2", "loss=margin", recall_at_1=0.62, train_seconds=12),
+        run("0", "loss=margin", "seed=0", recall_at_1=0.60, train=10),
+        run("1", "loss=triplet", "seed=0", recall_at_1=0.50, train=20),
+        run("2", "loss=margin", "seed=1", recall_at_1=0.64, train=14),
+        run("3", "seed=2", "loss=margin", recall_at_1=0.62, train=12),
     ]
     margin, triplet = average_over_seeds(rows)
     assert margin["overrides"] == ["loss=margin"]
     assert margin["runs"] == 3
-    assert margin["recall_at_1"] == pytest.approx(0.62)
-    assert margin["recall_at_1_std"] == pytest.approx(0.02)
-    assert margin["train_seconds_std"] == pytest.approx(2)
+    assert margin["test/recall_at_1"] == pytest.approx(0.62)
+    assert margin["test/recall_at_1_std"] == pytest.approx(0.02)
+    assert margin["train/seconds_std"] == pytest.approx(2)
     assert triplet == {**rows[1], "runs": 1}
 
 
 def test_averages_keep_to_the_runs_that_have_a_number():
     rows = [
-        run("0", "seed=0", nmi=0.5, map_at_r=0.25, dataset="glyphs"),
-        {**run("1", "seed=1", map_at_r=0.75, dataset="glyphs"), "nmi": None},
+        {**run("0", "seed=0", nmi=0.5, map_at_r=0.25), "dataset": "glyphs"},
+        {**run("1", "seed=1", map_at_r=0.75), "test/nmi": None, "dataset": "glyphs"},
     ]
     (both,) = average_over_seeds(rows)
-    assert both["nmi"] == 0.5
-    assert "nmi_std" not in both
-    assert both["map_at_r"] == 0.5
+    assert both["test/nmi"] == 0.5
+    assert "test/nmi_std" not in both
+    assert both["test/map_at_r"] == 0.5
     assert both["dataset"] == "glyphs"
     assert "name" not in both
 
@@ -125,15 +126,15 @@ def test_runs_without_overrides_stay_apart():
 def test_a_run_is_shown_in_percent():
     text = printed([run("glyphs", "dataset=glyphs", recall_at_1=0.65904, recall_at_10=1.0, map_at_r=math.nan)])
     heading, values = (line.split() for line in text.splitlines() if "R@1" in line or "65.90" in line)
-    assert heading == ["run", "R@1", "R@10", "MAP@R", "R-prec", "train", "s"]
-    assert values == ["glyphs", "65.90", "100.00", "-", "-", "-"]
+    assert heading == ["run", "R@1", "R@10", "MAP@R", "R-prec"]
+    assert values == ["glyphs", "65.90", "100.00", "-", "-"]
     assert "dataset=glyphs" in text
 
 
 def test_a_comparison_shows_what_differs_and_says_once_what_does_not():
     rows = [
-        run("0", "dataset=glyphs", "loss=margin", "opts=[red]", recall_at_1=0.5, train_seconds=61.4),
-        run("1", "dataset=glyphs", "loss=triplet", recall_at_1=0.25, train_seconds=700.4),
+        run("0", "dataset=glyphs", "loss=margin", "opts=[red]", recall_at_1=0.5, train=61.4),
+        run("1", "dataset=glyphs", "loss=triplet", recall_at_1=0.25, train=700.4),
     ]
     lines = printed(rows).splitlines()
     assert next(line for line in lines if "margin" in line).split() == ["margin", "[red]", "50.00", "-", "-", "61.4"]
@@ -142,7 +143,7 @@ def test_a_comparison_shows_what_differs_and_says_once_what_does_not():
 
 
 def test_deviations_and_the_number_of_runs_are_shown():
-    rows = [run(str(s), f"seed={s}", recall_at_1=0.6 + 0.01 * s, nmi=0.8, train_seconds=10 + s) for s in range(3)]
+    rows = [run(str(s), f"seed={s}", recall_at_1=0.6 + 0.01 * s, nmi=0.8, train=10 + s) for s in range(3)]
     text = printed(average_over_seeds(rows))
     assert "61.00 ±1.00" in text
     assert "80.00 ±0.00" in text

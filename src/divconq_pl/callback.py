@@ -141,6 +141,7 @@ class DivideConquerCallback(_compat.CallbackBase):
         self.learner: int | None = None
         self._clusters: Division | None = None  # the division, or what the conquer stage has left of it
         self._since = -1  # the epoch since which there are these clusters
+        self._entered = -1  # the last epoch that was begun
         self._labels: Tensor | None = None
         self._router = BatchRouter(self._images_per_class, self._allotment, self._seed)
 
@@ -204,9 +205,13 @@ class DivideConquerCallback(_compat.CallbackBase):
         labels = self.dataset_labels(loader.dataset)
         if labels is not None:
             check_divisible(labels, learners)
+        # A resumed epoch has no start of its own, nor has the one after a checkpoint from an epoch's last batch.
         if _compat.entered_mid_epoch(trainer):
-            self.stage = self.schedule.stage(trainer.current_epoch)
-            self._enter_epoch(trainer, done=_compat.batches_done(trainer))
+            if self._entered == trainer.current_epoch:
+                self.stage = self.schedule.stage(trainer.current_epoch)
+                self._route_batches(trainer, done=_compat.batches_done(trainer))
+            else:
+                self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Enter the stage of the epoch: divide or merge, and choose where its batches come from."""
@@ -221,7 +226,8 @@ class DivideConquerCallback(_compat.CallbackBase):
             rank_zero_info(
                 f"{self.stage.phase} | epoch {trainer.current_epoch} | {_in_words(self.stage, self._clusters)}"
             )
-        self._enter_epoch(trainer)
+        self._route_batches(trainer)
+        self._entered = trainer.current_epoch
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -274,6 +280,7 @@ class DivideConquerCallback(_compat.CallbackBase):
             "division_depth": None if division is None else division.depth,
             "depth": None if clusters is None else clusters.depth,
             "since": self._since,
+            "entered": self._entered,
             "labels": self._labels,
             "history": [dict(summary) for summary in self.history],
             "masks": self._subspaces.masks_state() if masks else None,
@@ -292,6 +299,7 @@ class DivideConquerCallback(_compat.CallbackBase):
             )
         self.history = [dict(summary) for summary in state_dict["history"]]
         self._labels = state_dict["labels"]
+        self._entered = state_dict["entered"]
         if not self.schedule.split_depth:
             return
         if state_dict["assignment"] is not None:
@@ -369,7 +377,7 @@ class DivideConquerCallback(_compat.CallbackBase):
         self._clusters, self._since = clusters, since
         self._subspaces.set_depth(clusters.depth)
 
-    def _enter_epoch(self, trainer: pl.Trainer, done: int = 0) -> None:
+    def _route_batches(self, trainer: pl.Trainer, done: int = 0) -> None:
         self._router.enter_epoch(trainer, self._clusters, self._labels, self._since, done)
 
     def _say_if_too_short(self, max_epochs: int | None) -> None:

@@ -66,15 +66,16 @@ def narrow_losses(
         )
     known = {**WEIGHT_DIMS, **(weight_dims or {})}
     weights = [_embedding_weights(part, known, subspaces.width) for part in parts]
-    inside = {inner for part in parts for inner in _parts_inside(part)}
+    nested = {inner for part in parts for inner in _parts_inside(part)}
     return [
         handle
         for part, dims in zip(parts, weights, strict=True)
-        for handle in _narrow(part, dims, subspaces, is_outermost=part not in inside)
+        for handle in _narrow(part, dims, subspaces, is_outermost=part not in nested)
     ]
 
 
 def _parts_inside(part: nn.Module) -> list[nn.Module]:
+    """Return the losses and miners that another one calls."""
     return [inner for inner in part.modules() if isinstance(inner, _PARTS) and inner is not part]
 
 
@@ -83,6 +84,8 @@ def _embedding_weights(part: nn.Module, known: WeightDims, width: int) -> dict[s
     me, *bases = [cls.__name__ for cls in type(part).__mro__]
     if "P2SGradLoss" in (me, *bases):
         raise InputError(f"{me} rescales its own weight in every step, not a slice of it; use ArcFaceLoss instead")
+    if "embeddings" not in inspect.signature(part.forward).parameters:
+        raise InputError(f"{me}.forward has no argument of the name 'embeddings'; give the embedding that name")
     declared = {weight: dim for name in (*reversed(bases), me) for weight, dim in known.get(name, {}).items()}
     of_others = {id(weight) for inner in _parts_inside(part) for weight in (*inner.parameters(), *inner.buffers())}
     buffers = dict(part.named_buffers(remove_duplicate=False))
@@ -96,9 +99,8 @@ def _embedding_weights(part: nn.Module, known: WeightDims, width: int) -> dict[s
         owned = f"{me} owns {name!r} of shape {shape}, and the embedding is {width} wide: "
         if name in buffers:
             raise InputError(
-                f"{owned}what it writes into a slice of a buffer would be lost; make it a parameter "
-                f"(requires_grad=False) if it is only read, or declare that no dimension of it is the embedding's with "
-                f"weight_dims={{{me!r}: {{{name!r}: None}}}}"
+                f"{owned}what is written into a slice of a buffer is lost; make it a parameter (requires_grad=False) if "
+                f"it is only read, or say weight_dims={{{me!r}: {{{name!r}: None}}}} if the two widths are unrelated"
             )
         if dim is None:
             raise InputError(
@@ -115,8 +117,6 @@ def _narrow(
     part: nn.Module, dims: Mapping[str, int], subspaces: Subspaces, *, is_outermost: bool
 ) -> tuple[RemovableHandle, RemovableHandle]:
     arguments = list(inspect.signature(part.forward).parameters)
-    if "embeddings" not in arguments:
-        raise InputError(f"{type(part).__name__}.forward{tuple(arguments)} has no argument 'embeddings'; name it so")
     stack = ExitStack()
 
     def hide(owner: nn.Module, name: str, value: Any) -> None:
@@ -128,9 +128,7 @@ def _narrow(
             stack.callback(own.pop, name)
         own[name] = value
 
-    def enter(
-        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         stack.close()  # An interrupt from the keyboard is the one exception after which torch runs no hook.
         given = dict(zip(arguments, args, strict=False)) | kwargs
         narrowed = {name: given[name] for name in ("embeddings", "ref_emb") if given.get(name) is not None}
@@ -140,13 +138,15 @@ def _narrow(
                     f"{type(module).__name__} was given embeddings of width {values.shape[-1]}, but the embedding "
                     f"layer gives {subspaces.width}; name the layer that gives the embedding with embedding='...'"
                 )
-        if subspaces.active is None or not narrowed:
+        if subspaces.active is None or "embeddings" not in narrowed:
             return None
-        stack.enter_context(torch.autocast(given["embeddings"].device.type, enabled=False))
+        device = given["embeddings"].device.type  # torch.autocast could not span two hooks in compiled code
+        stack.callback(torch.set_autocast_enabled, device, torch.is_autocast_enabled(device))
+        torch.set_autocast_enabled(device, False)
         if is_outermost:
             # One tensor stays one: losses and miners ask whether ref_emb is embeddings.
-            parts = {id(v): subspaces.narrow(_single(v), v.ndim - 1) for v in narrowed.values()}
-            narrowed = {name: parts[id(values)] for name, values in narrowed.items()}
+            slices = {id(values): subspaces.narrow(_single(values), values.ndim - 1) for values in narrowed.values()}
+            narrowed = {name: slices[id(values)] for name, values in narrowed.items()}
         for name, dim in dims.items():
             path, _, weight = name.rpartition(".")
             owner = module.get_submodule(path)

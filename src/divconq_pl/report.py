@@ -1,7 +1,8 @@
 """Tables and files that say how a run went.
 
 A run's results are one flat mapping, which `results.json` in its folder holds: `name` and `overrides` (what was asked
-for), `recall_at_<K>`, `map_at_r`, `r_precision` and, where computed, `nmi` as fractions in [0, 1], and `train_seconds`.
+for), `test/recall_at_<K>`, `test/map_at_r`, `test/r_precision` and, where computed, `test/nmi` as fractions in [0, 1],
+and `train/seconds`.
 """
 
 from __future__ import annotations
@@ -159,12 +160,13 @@ def print_results(rows: Sequence[Row], *, title: str | None = None, console: Con
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, str]:
-    ks = {int(k[1]) for row in rows for key in row if (k := re.fullmatch(r"recall_at_(\d+)", key))}
-    columns = {f"recall_at_{k}": f"R@{k}" for k in sorted(ks)}
-    columns |= {"map_at_r": "MAP@R", "r_precision": "R-prec"}
-    if any("nmi" in row for row in rows):
-        columns["nmi"] = "NMI"
-    columns["train_seconds"] = "train s"
+    ks = {int(k[1]) for row in rows for key in row if (k := re.fullmatch(r"test/recall_at_(\d+)", key))}
+    columns = {f"test/recall_at_{k}": f"R@{k}" for k in sorted(ks)}
+    columns |= {"test/map_at_r": "MAP@R", "test/r_precision": "R-prec"}
+    if any("test/nmi" in row for row in rows):
+        columns["test/nmi"] = "NMI"
+    if any("train/seconds" in row for row in rows):
+        columns["train/seconds"] = "train s"
     if any(row.get("runs", 1) > 1 for row in rows):
         columns["runs"] = "runs"
     return columns
@@ -176,7 +178,7 @@ def _cell(row: Row, key: str) -> str:
         return "-"
     if key == "runs":
         return str(value)
-    scale, digits = (1, 0 if value >= 100 else 1) if key == "train_seconds" else (100, 2)
+    scale, digits = (1, 0 if value >= 100 else 1) if key == "train/seconds" else (100, 2)
     text = f"{value * scale:.{digits}f}"
     return text if deviation is None else f"{text} ±{deviation * scale:.{digits}f}"
 

@@ -1,0 +1,107 @@
+"""Read a checkpoint of train.py back into a network that embeds images."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from divconq_pl.app import CONFIG_KEY
+from divconq_pl.errors import InputError
+from divconq_pl.module import DivideConquerModule
+
+TRUSTED = "divconq_pl."
+"""What a checkpoint may name to be built; anything else has to be named by the user."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that train.py wrote, without unpickling anything.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its content; under :data:`CONFIG_KEY` the configuration of the run.
+
+    Raises:
+        InputError: if there is no such file, or it is no checkpoint of train.py.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"checkpoint={str(path)!r} does not exist; a run leaves its own in its folder 'checkpoints'")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise InputError(f"checkpoint={str(path)!r} cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict) or CONFIG_KEY not in content or "state_dict" not in content:
+        raise InputError(f"checkpoint={str(path)!r} holds no configuration; it must be one that train.py wrote")
+    return content
+
+
+def build_trusted(config: dict[str, Any], name: str) -> Any:
+    """Build what a checkpoint describes, if it is a part of this package.
+
+    Raises:
+        InputError: if it names anything else; a file must not choose what code is run.
+    """
+    for target in _targets(config):
+        if not target.startswith(TRUSTED):
+            raise InputError(
+                f"the checkpoint names {target} for its {name}, which is not a part of divconq-pl; give it yourself with "
+                f"{name}=..."
+            )
+    return instantiate(config)
+
+
+def load_embedder(content: dict[str, Any], backbone: nn.Module | None = None) -> DivideConquerModule:
+    """Build the network of a checkpoint and load its weights; the loss is left out.
+
+    Args:
+        content: what :func:`read_checkpoint` returned.
+        backbone: the backbone, if it is not one of this package.
+
+    Raises:
+        InputError: if the weights do not fit the network, by name.
+    """
+    config = content[CONFIG_KEY]["module"]
+    backbone = backbone or build_trusted({**config["backbone"], **_without_download(config["backbone"])}, "backbone")
+    module = DivideConquerModule(
+        backbone, config["embedding_dim"], nn.Identity(), recall_ks=tuple(config["recall_ks"])
+    )
+    weights = {k: v for k, v in content["state_dict"].items() if k.startswith(("backbone.", "embedding."))}
+    own = module.state_dict()
+    unfit = [
+        *(f"{name} is missing" for name in own if name not in weights),
+        *(f"{name} is unknown" for name in weights if name not in own),
+        *(
+            f"{name} has shape {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
+            for name, value in own.items()
+            if name in weights and weights[name].shape != value.shape
+        ),
+    ]
+    if unfit:
+        more = f" and {len(unfit) - 3} more" if len(unfit) > 3 else ""
+        raise InputError(f"the checkpoint does not fit {type(backbone).__name__}: {', '.join(unfit[:3])}{more}")
+    module.load_state_dict(weights)
+    return module
+
+
+def _without_download(backbone: dict[str, Any]) -> dict[str, Any]:
+    """Leave out pretrained weights: those of the checkpoint replace them."""
+    return {"weights": None} if "weights" in backbone else {}
+
+
+def _targets(config: Any) -> Iterator[str]:
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield config["_target_"]
+        for value in config.values():
+            yield from _targets(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _targets(value)
