@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from divconq_pl import DivideConquerCallback
 from divconq_pl.app import KeepConfig, run_command
-from divconq_pl.pictures import draw_pictures
+from divconq_pl.pictures import draw_divisions, draw_gallery
 from divconq_pl.report import print_results, write_json
 
 CONFIG_DIR = Path(__file__).parent / "conf"
@@ -50,14 +50,16 @@ def main(cfg: DictConfig) -> float:
             raise KeyboardInterrupt from stop
         raise
     seconds = time.perf_counter() - began
+    divisions = list(divide.history) if divide else []  # the test restores those of the best epoch
+    if divide:
+        draw_divisions(folder / "pictures", data.splits.train, divide)
 
-    best = checkpoint.best_model_path or None
-    tested = trainer.test(module, data, ckpt_path=best, verbose=False)[0]
-    history = divide.history if divide else []
+    tested = trainer.test(module, data, ckpt_path=checkpoint.best_model_path or None, verbose=False)[0]
+    draw_gallery(folder / "pictures", trainer, module, data)
     results = {
         **tested,
         "train/seconds": seconds,
-        "division/seconds": sum(s for summary in history for key, s in summary.items() if key.startswith("seconds_")),
+        "division/seconds": sum(s for summary in divisions for key, s in summary.items() if key.startswith("seconds_")),
         "seed": cfg.seed,
         "overrides": list(HydraConfig.get().overrides.task),
         "name": folder.name,
@@ -65,10 +67,9 @@ def main(cfg: DictConfig) -> float:
     if checkpoint.best_model_score is not None:
         results[checkpoint.monitor] = float(checkpoint.best_model_score)
     write_json(folder / "results.json", results)
-    draw_pictures(folder / "pictures", trainer, module, data, divide)
     print_results([results], title="Unseen classes, best epoch by validation")
     print(f"everything of this run is in {folder}")
-    return results.get(checkpoint.monitor, results["test/recall_at_1"])
+    return float(results.get(checkpoint.monitor, results["test/recall_at_1"]))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ CONDITIONS = {
     "CrossBatchMemory": "`embedding_size` is that of the full embedding, which it keeps: one memory serves all "
     "subspaces, and the references of a learner come from all clusters",
     "DistanceWeightedMiner": MASKS_DIFFER,
-    "DynamicSoftMarginLoss": "the second `backward` fails in pytorch-metric-learning 2.9 itself unless "
-    "`loss.hist_ = loss.hist_.detach()` follows each step; all subspaces share that running histogram",
+    "DynamicSoftMarginLoss": "in pytorch-metric-learning 2.9 itself the second `backward` fails unless "
+    "`loss.hist_ = loss.hist_.detach()` follows each step, and a batch fails where a positive is farther than a "
+    "negative by 1.6 or more; all subspaces share the running histogram",
     "EmbeddingsAlreadyPackagedAsTriplets": "the batch must hold anchor, positive, negative in turn, which the batches "
     "of a cluster do not",
     "InstanceLoss": NO_MINER,
@@ -46,7 +47,8 @@ CONDITIONS = {
     "RankedListLoss": NO_MINER,
     "SelfSupervisedLoss": "takes two views of each image and no labels",
     "SignalToNoiseRatioContrastiveLoss": MASKS_DIFFER,
-    "SmoothAPLoss": "every class of a batch needs the same number of images, one class after the other",
+    "SmoothAPLoss": "every class of a batch needs the same number of images, one class after the other; "
+    "pytorch-metric-learning 2.9 itself is right only for as many classes as images per class",
     "SoftTripleLoss": HAS_CLASSES,
     "SphereFaceLoss": HAS_CLASSES,
     "SubCenterArcFaceLoss": HAS_CLASSES,

@@ -344,7 +344,10 @@ class Wide(PlainModule):
         ({"train": loader(Vectors(torch.arange(192)))}, "0 of them with two or more images"),
         ({"cluster_dataset": Vectors(torch.arange(20) // 4)}, "20 images and the training data set 192"),
         ({"cluster_dataset": Vectors(torch.arange(CLASSES).repeat(PER_CLASS))}, "labels of cluster_dataset differ"),
-        ({"module": PlainModule(loss=nn.CrossEntropyLoss())}, "no pytorch-metric-learning loss was found in PlainModule"),
+        (
+            {"module": PlainModule(loss=nn.CrossEntropyLoss())},
+            "no pytorch-metric-learning loss was found in PlainModule",
+        ),
         ({"conquer_at": 0.5, "max_epochs": -1}, "conquer_at=0.5 is a fraction of max_epochs, which is not set"),
     ],
 )

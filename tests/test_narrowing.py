@@ -121,10 +121,12 @@ def copy_slice(wide: nn.Module, native: nn.Module, learner: int) -> None:
 
 
 def sample(seed: int, rows: int = len(LABELS), width: int = WIDTH) -> Tensor:
-    """Return embeddings, or anything of that shape, with some likeness within a class."""
-    generator = torch.Generator().manual_seed(seed)
-    noise, centres = torch.randn(2, len(LABELS), width, generator=generator, dtype=torch.float64)
-    return (noise + centres[LABELS])[:rows]
+    """Return embeddings, or anything of that shape, whose rows are alike within a class."""
+
+    def draw(number: int, seed: int) -> Tensor:
+        return torch.randn(number, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    return draw(rows, seed) + 2 * draw(len(LABELS), 99)[LABELS[:rows]]
 
 
 def call(name: str, loss: Callable[..., Any], z: Tensor, other: Tensor, **more: Any) -> Tensor:
@@ -332,14 +334,16 @@ def test_miner_sees_the_masked_embedding(miner_name: str) -> None:
     assert [list(i) for i in indices] == [list(i) for i in native(sample(1) * mask, LABELS)]
 
 
+@pytest.mark.parametrize("mixed_precision", [False, True])
 @pytest.mark.parametrize("name", WORKING)
-def test_without_an_active_subspace_nothing_is_changed(name: str) -> None:
-    wide, plain = make(name), make(name)
+def test_without_an_active_subspace_nothing_is_changed(name: str, mixed_precision: bool) -> None:
+    wide, plain = make(name).float(), make(name).float()
     plain.load_state_dict(wide.state_dict())
     _, subspaces = narrowed(wide)
     subspaces.activate(None)
-    z, z_plain, other = leaf(sample(1)), leaf(sample(1)), sample(2)
-    loss, expected = call(name, wide, z, other), call(name, plain, z_plain, other)
+    z, z_plain, other = leaf(sample(1).float()), leaf(sample(1).float()), sample(2).float()
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed_precision):
+        loss, expected = call(name, wide, z, other), call(name, plain, z_plain, other)
     loss.backward()
     expected.backward()
     assert torch.equal(loss, expected)

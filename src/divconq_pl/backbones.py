@@ -81,13 +81,13 @@ def small(in_channels: int = 1, width: int = 32) -> Backbone:
     return Backbone(network.to(memory_format=torch.channels_last), channels[-1])
 
 
-def resnet50(weights: str | None = None, freeze_batchnorm: bool = True) -> Backbone:
+def resnet50(weights: str | None = None, freeze_batchnorm: bool | None = None) -> Backbone:
     """Build the network of both papers; see :func:`torchvision_backbone`. The papers' weights: IMAGENET1K_V1."""
     return torchvision_backbone("resnet50", weights, freeze_batchnorm=freeze_batchnorm)
 
 
 def torchvision_backbone(
-    name: str, weights: str | None = None, in_channels: int = 3, freeze_batchnorm: bool = True
+    name: str, weights: str | None = None, in_channels: int = 3, freeze_batchnorm: bool | None = None
 ) -> Backbone:
     """Build a torchvision classification network up to the input of its last layer.
 
@@ -97,7 +97,7 @@ def torchvision_backbone(
             which are downloaded once; or the path of a file with the network's state dict.
         in_channels: when not 3, the weights of the first convolution become their mean over the colours, scaled so
             that a grey image gives what it gave as three equal channels.
-        freeze_batchnorm: see :class:`Backbone`. Say False when training from random weights.
+        freeze_batchnorm: see :class:`Backbone`; by default where there are trained weights.
 
     Returns:
         Backbone whose ``out_features`` is the width of the classifier's input: 2048 for ResNet-50.
@@ -119,7 +119,8 @@ def torchvision_backbone(
         _load_file(network, Path(str(weights)).expanduser(), ignored=(classifier, *_AUXILIARY_HEADS))
     if in_channels != 3:
         _adapt_first_convolution(network, in_channels)
-    return Backbone(network, out_features, freeze_batchnorm=freeze_batchnorm)
+    freeze = weights is not None if freeze_batchnorm is None else freeze_batchnorm
+    return Backbone(network, out_features, freeze_batchnorm=freeze)
 
 
 def _looks_like_path(weights: str) -> bool:

@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-from pytorch_metric_learning.losses import BaseMetricLossFunction
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from torch.utils.hooks import RemovableHandle
@@ -21,8 +20,8 @@ from divconq_pl.division import TRIALS, Cluster, Division, check_divisible, divi
 from divconq_pl.errors import InputError
 from divconq_pl.feature_pass import training_features
 from divconq_pl.narrowing import WeightDims, narrow_losses
-from divconq_pl.routing import BatchRouter, batch_size
-from divconq_pl.sampling import Allotment, check_batch
+from divconq_pl.routing import BatchRouter, check_loader
+from divconq_pl.sampling import Allotment
 from divconq_pl.schedule import ConquerScheduler, Stage
 from divconq_pl.subspaces import FixedSubspaces, LearnedSubspaces, Subspaces
 from divconq_pl.summary import division_line, summarise
@@ -107,21 +106,17 @@ class DivideConquerCallback(_compat.CallbackBase):
             raise InputError(f"cluster_on={cluster_on!r} is unknown; choose 'penultimate' or 'embedding'")
         if isinstance(subspaces, str) and subspaces not in SUBSPACES:
             raise InputError(f"subspaces={subspaces!r} is unknown; choose {' or '.join(map(repr, SUBSPACES))}")
-        self._make_schedule: Callable[[int | None], ConquerScheduler] = (
-            partial(_given, schedule)
-            if schedule is not None
-            else partial(
-                _scheduled,
-                split_depth=split_depth,
-                every_n_epochs=every_n_epochs,
-                warmup_epochs=warmup_epochs,
-                freeze_epochs=freeze_epochs,
-                merge_at=merge_at,
-                conquer_at=conquer_at,
-                flat=flat,
-                progressive=progressive,
-            )
-        )
+        self._given_schedule = schedule
+        self._schedule_settings: dict[str, Any] = {
+            "split_depth": split_depth,
+            "every_n_epochs": every_n_epochs,
+            "warmup_epochs": warmup_epochs,
+            "freeze_epochs": freeze_epochs,
+            "merge_at": merge_at,
+            "conquer_at": conquer_at,
+            "flat": flat,
+            "progressive": progressive,
+        }
         self._make_subspaces = SUBSPACES[subspaces] if isinstance(subspaces, str) else subspaces
         self._side: Literal["input", "output"] = "input" if cluster_on == "penultimate" else "output"
         self._embedding = embedding
@@ -132,6 +127,7 @@ class DivideConquerCallback(_compat.CallbackBase):
         self._weight_dims = weight_dims
         self._seed = seed
         self._handles: list[RemovableHandle] = []
+        self._subspaces: Subspaces | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -168,15 +164,19 @@ class DivideConquerCallback(_compat.CallbackBase):
         self._remove_hooks()
         if trainer.current_epoch == 0:
             self._reset()
-        self.schedule = self._make_schedule(trainer.max_epochs)
+        self.schedule = self._given_schedule or ConquerScheduler(
+            **self._schedule_settings, max_epochs=trainer.max_epochs
+        )
+        self._subspaces = None
         if not self.schedule.split_depth:
             return
-        self._say_if_too_short(trainer.max_epochs)
+        if shortfall := self.schedule.shortfall(trainer.max_epochs):
+            rank_zero_warn(shortfall)
         name, self._layer, width = conventions.find_embedding_layer(pl_module, self._embedding)
         self._subspaces = self._make_subspaces(width, self.schedule.split_depth)
         pl_module.add_module("divide_conquer_subspaces", self._subspaces)
         self._handles = narrow_losses(pl_module, self._subspaces, self._weight_dims)
-        self._frozen = _backbone_parameters(pl_module, self._layer) if self.schedule.freeze_epochs else []
+        self._frozen = conventions.backbone_parameters(pl_module, self._layer) if self.schedule.freeze_epochs else []
         rank_zero_info(
             f"Divide and conquer: {type(self._subspaces).__name__} of the {width}-wide embedding given by {name!r}, "
             f"divided from epoch {self.schedule.first_division} on, up to {2**self.schedule.split_depth} learners"
@@ -184,7 +184,7 @@ class DivideConquerCallback(_compat.CallbackBase):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """See to it that learned masks are optimised, also where the module chose its parameters itself."""
-        if not self.schedule.split_depth:
+        if self._subspaces is None:
             return
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         optimised = {id(parameter) for group in groups for parameter in group["params"]}
@@ -192,16 +192,10 @@ class DivideConquerCallback(_compat.CallbackBase):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what could not be divided later, and pick up the thread where a resumed epoch was left."""
-        if not self.schedule.split_depth:
+        if self._subspaces is None:
             return
-        learners = 2**self.schedule.split_depth
         loader = self._router.users_loader(trainer)
-        check_batch(batch_size(loader), self._images_per_class)
-        if len(loader) < learners:
-            raise InputError(
-                f"an epoch of {len(loader)} batches cannot serve {learners} learners, each needs a batch; "
-                "use a smaller batch_size or a smaller split_depth"
-            )
+        check_loader(loader, self._images_per_class, learners := 2**self.schedule.split_depth)
         labels = self.dataset_labels(loader.dataset)
         if labels is not None:
             check_divisible(labels, learners)
@@ -215,7 +209,7 @@ class DivideConquerCallback(_compat.CallbackBase):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Enter the stage of the epoch: divide or merge, and choose where its batches come from."""
-        if not self.schedule.split_depth:
+        if self._subspaces is None:
             return
         before, self.stage = self.stage, self.schedule.stage(trainer.current_epoch)
         if self.stage.divides and self._since != trainer.current_epoch:
@@ -223,9 +217,8 @@ class DivideConquerCallback(_compat.CallbackBase):
         elif self._clusters is not None and self._clusters.depth > self.stage.depth:
             self._use(self._clusters.merged(self.stage.depth), since=trainer.current_epoch)
         if self._clusters is not None and (before.phase, before.depth) != (self.stage.phase, self.stage.depth):
-            rank_zero_info(
-                f"{self.stage.phase} | epoch {trainer.current_epoch} | {_in_words(self.stage, self._clusters)}"
-            )
+            doing = self.stage.describe(self._clusters.num_clusters)
+            rank_zero_info(f"{self.stage.phase} | epoch {trainer.current_epoch} | {doing}")
         self._route_batches(trainer)
         self._entered = trainer.current_epoch
 
@@ -233,7 +226,7 @@ class DivideConquerCallback(_compat.CallbackBase):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Make the learner that the batch belongs to the active one."""
-        if self.schedule.split_depth:
+        if self._subspaces is not None:
             self.learner = self._router.next_learner()
             self._subspaces.activate(self.learner if self.stage.phase == "divided" else None)
 
@@ -241,7 +234,7 @@ class DivideConquerCallback(_compat.CallbackBase):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Return to the full embedding."""
-        if self.schedule.split_depth:
+        if self._subspaces is not None:
             self.learner = None
             self._subspaces.activate(None)
 
@@ -262,7 +255,7 @@ class DivideConquerCallback(_compat.CallbackBase):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Return to the full embedding, whatever happened in the middle of a batch."""
-        if self._handles:
+        if self._subspaces is not None:
             self._subspaces.activate(None)
 
     @property
@@ -272,8 +265,7 @@ class DivideConquerCallback(_compat.CallbackBase):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the division, its history and the learned masks, as tensors and plain values."""
-        division, clusters = self.division, self._clusters
-        masks = isinstance(getattr(self, "_subspaces", None), LearnedSubspaces)
+        division, clusters, subspaces = self.division, self._clusters, self._subspaces
         return {
             "version": STATE_VERSION,
             "assignment": None if division is None else division.assignment,
@@ -283,7 +275,7 @@ class DivideConquerCallback(_compat.CallbackBase):
             "entered": self._entered,
             "labels": self._labels,
             "history": [dict(summary) for summary in self.history],
-            "masks": self._subspaces.masks_state() if masks else None,
+            "masks": subspaces.masks_state() if isinstance(subspaces, LearnedSubspaces) else None,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -300,15 +292,16 @@ class DivideConquerCallback(_compat.CallbackBase):
         self.history = [dict(summary) for summary in state_dict["history"]]
         self._labels = state_dict["labels"]
         self._entered = state_dict["entered"]
-        if not self.schedule.split_depth:
-            return
         if state_dict["assignment"] is not None:
-            if state_dict["depth"] > self.schedule.split_depth:
+            self.division = Division(state_dict["assignment"], state_dict["division_depth"])
+        if self._subspaces is None:  # nothing is trained, or nothing is divided
+            return
+        if self.division is not None:
+            if state_dict["depth"] > self._subspaces.split_depth:
                 raise InputError(
                     f"the checkpoint was written while there were {2 ** state_dict['depth']} learners; resume with a "
-                    f"split_depth of {state_dict['depth']} or more instead of {self.schedule.split_depth}"
+                    f"split_depth of {state_dict['depth']} or more instead of {self._subspaces.split_depth}"
                 )
-            self.division = Division(state_dict["assignment"], state_dict["division_depth"])
             self._use(self.division.merged(state_dict["depth"]), since=state_dict["since"])
         if isinstance(self._subspaces, LearnedSubspaces):
             if state_dict["masks"] is None or state_dict["masks"].shape != self._subspaces.masks_state().shape:
@@ -329,7 +322,7 @@ class DivideConquerCallback(_compat.CallbackBase):
             self._router.users_loader(trainer),
             self,
             side=self._side,
-            cluster_dataset=self._cluster_dataset or _cluster_dataset_of(trainer),
+            cluster_dataset=self._cluster_dataset or conventions.cluster_dataset(trainer),
         )
         looked = time.perf_counter()
         previous = self._clusters if self._clusters is not None else Division.undivided(len(features))
@@ -374,21 +367,12 @@ class DivideConquerCallback(_compat.CallbackBase):
 
     def _use(self, clusters: Division, since: int) -> None:
         """Make clusters, and as many subspaces, the present ones."""
+        assert self._subspaces is not None
         self._clusters, self._since = clusters, since
         self._subspaces.set_depth(clusters.depth)
 
     def _route_batches(self, trainer: pl.Trainer, done: int = 0) -> None:
         self._router.enter_epoch(trainer, self._clusters, self._labels, self._since, done)
-
-    def _say_if_too_short(self, max_epochs: int | None) -> None:
-        schedule = self.schedule
-        end = min(e for e in (max_epochs, schedule.conquer_at, float("inf")) if e is not None and e >= 0)
-        if schedule.full_depth_at >= end:
-            rank_zero_warn(
-                f"split_depth={schedule.split_depth} would be reached in epoch {schedule.full_depth_at}, but the divided "
-                f"stage ends with epoch {end}; use a smaller split_depth, a smaller every_n_epochs than "
-                f"{schedule.every_n_epochs}, or more epochs"
-            )
 
     def _remove_hooks(self) -> None:
         for handle in self._handles:
@@ -408,30 +392,3 @@ class _Timed:
         assignment = self._cluster(features, num_clusters, seed=seed)
         self.seconds += time.perf_counter() - began
         return assignment
-
-
-def _given(schedule: ConquerScheduler, max_epochs: int | None) -> ConquerScheduler:
-    return schedule
-
-
-def _scheduled(max_epochs: int | None, **settings: Any) -> ConquerScheduler:
-    return ConquerScheduler(max_epochs=max_epochs, **settings)
-
-
-def _in_words(stage: Stage, clusters: Division) -> str:
-    if stage.phase == "conquered":
-        return "the full embedding is trained on all the data"
-    whose = "the full embedding is trained" if stage.phase == "merged" else "every learner trains its own subspace"
-    return f"{whose} on batches from single clusters, {clusters.num_clusters} of them"
-
-
-def _backbone_parameters(module: nn.Module, layer: nn.Module) -> list[nn.Parameter]:
-    """Return all parameters but those of the embedding layer, the losses and the masks."""
-    kept = [m for m in module.modules() if m is layer or isinstance(m, (BaseMetricLossFunction, Subspaces))]
-    ids = {id(parameter) for part in kept for parameter in part.parameters()}
-    return [parameter for parameter in module.parameters() if id(parameter) not in ids]
-
-
-def _cluster_dataset_of(trainer: pl.Trainer) -> Dataset[Any] | None:
-    make = getattr(getattr(trainer, "datamodule", None), "cluster_dataset", None)
-    return None if make is None else make()

@@ -52,8 +52,8 @@ def build_trusted(config: dict[str, Any], name: str) -> Any:
     for target in _targets(config):
         if not target.startswith(TRUSTED):
             raise InputError(
-                f"the checkpoint names {target} for its {name}, which is not a part of divconq-pl; give it yourself with "
-                f"{name}=..."
+                f"the checkpoint names {target} for its {name}, which is not a part of divconq-pl; give it "
+                f"yourself with {name}=..."
             )
     return instantiate(config)
 
@@ -70,9 +70,7 @@ def load_embedder(content: dict[str, Any], backbone: nn.Module | None = None) ->
     """
     config = content[CONFIG_KEY]["module"]
     backbone = backbone or build_trusted({**config["backbone"], **_without_download(config["backbone"])}, "backbone")
-    module = DivideConquerModule(
-        backbone, config["embedding_dim"], nn.Identity(), recall_ks=tuple(config["recall_ks"])
-    )
+    module = DivideConquerModule(backbone, config["embedding_dim"], nn.Identity(), recall_ks=tuple(config["recall_ks"]))
     weights = {k: v for k, v in content["state_dict"].items() if k.startswith(("backbone.", "embedding."))}
     own = module.state_dict()
     unfit = [

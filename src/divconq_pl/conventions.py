@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from divconq_pl.errors import InputError
+from divconq_pl.subspaces import Subspaces
 
 INPUT_KEYS = ("image", "images", "input", "inputs", "x", "pixel_values", "data", "features")
 LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class")
@@ -129,4 +130,17 @@ def find_embedding_layer(module: nn.Module, name: str | None = None) -> tuple[st
         raise InputError(
             f"the layer {name!r} ({type(layer).__name__}) has no out_features; name a linear layer instead"
         )
-    return name, layer, int(last[-1].out_features)  # type: ignore[arg-type]
+    return name, layer, int(last[-1].out_features)
+
+
+def backbone_parameters(module: nn.Module, layer: nn.Module) -> list[nn.Parameter]:
+    """Return all parameters but those of the embedding layer, the losses and the subspaces."""
+    kept = [part for part in module.modules() if part is layer or isinstance(part, (BaseMetricLossFunction, Subspaces))]
+    ids = {id(parameter) for part in kept for parameter in part.parameters()}
+    return [parameter for parameter in module.parameters() if id(parameter) not in ids]
+
+
+def cluster_dataset(trainer: Any) -> Dataset[Any] | None:
+    """Return what the data module's ``cluster_dataset()`` gives, if it has that method."""
+    make = getattr(getattr(trainer, "datamodule", None), "cluster_dataset", None)
+    return None if make is None else make()

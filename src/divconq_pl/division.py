@@ -185,7 +185,8 @@ def usable_images(assignment: Tensor, labels: Tensor) -> Tensor:
     """
     classes, class_of = torch.unique(labels, return_inverse=True)
     _, group, counts = torch.unique(assignment * len(classes) + class_of, return_inverse=True, return_counts=True)
-    return counts[group] > 1
+    shared: Tensor = counts[group] > 1
+    return shared
 
 
 def classes_per_cluster(assignment: Tensor, labels: Tensor, num_clusters: int) -> Tensor:
@@ -212,9 +213,10 @@ def check_divisible(labels: Tensor, num_clusters: int) -> None:
         return int(torch.clamp(counts // 2, max=clusters).sum()) >= 2 * clusters
 
     if not enough(1):
+        several = int((counts > 1).sum())
         raise InputError(
-            f"{len(labels)} images of {len(counts)} classes, {int((counts > 1).sum())} of them with two or more images: two "
-            " such classes are needed to form positive and negative pairs"
+            f"{len(labels)} images of {len(counts)} classes, {several} of them with two or more images; "
+            "two such classes are needed to form positive and negative pairs"
         )
     if not enough(num_clusters):
         depth = max(d for d in range(num_clusters.bit_length()) if enough(2**d))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any, Literal, Protocol
 
 import pytorch_lightning as pl
@@ -88,8 +88,7 @@ def training_features(
         pl_module(reader.batch_inputs(batch))
 
     with isolate_rng(), trainer.precision_plugin.forward_context():
-        shown: Iterable[Any] = tqdm(batches, desc="Features", leave=False, disable=not _shows_progress(trainer))
-        features = extract_features(pl_module, layer, shown, forward, side=side)
+        features = extract_features(pl_module, layer, _with_progress(trainer, batches), forward, side=side)
     if trainer.world_size > 1:
         features = _compat.gather_strided(pl_module, features)[:num_images]
         seen = _compat.gather_strided_objects(seen)[:num_images]
@@ -109,9 +108,19 @@ def _share(num_images: int, rank: int, world_size: int) -> list[int]:
     return [min(i, num_images - 1) for i in range(rank, per_rank * world_size, world_size)]
 
 
-def _shows_progress(trainer: pl.Trainer) -> bool:
+def _with_progress(trainer: pl.Trainer, batches: DataLoader[Any]) -> Iterator[Any]:
+    """Yield the batches, and show how far they have come in the way of the Trainer's own progress bar."""
     bar = trainer.progress_bar_callback
-    return trainer.is_global_zero and bar is not None and bool(getattr(bar, "is_enabled", True))
+    if bar is None or not trainer.is_global_zero:
+        yield from batches
+    elif (progress := getattr(bar, "progress", None)) is not None:  # a RichProgressBar; two live displays would clash
+        task = progress.add_task("Features of the training images", total=len(batches))
+        for batch in batches:
+            yield batch
+            progress.advance(task)
+        progress.update(task, visible=False)  # the bar counts on its tasks to stay where they are
+    else:
+        yield from tqdm(batches, desc="Features of the training images", leave=False)
 
 
 def _same_grouping(a: Tensor, b: Tensor) -> bool:

@@ -91,7 +91,7 @@ class DivideConquerModule(pl.LightningModule):
             embeddings = embeddings.float()
             pairs = None if self.miner is None else self.miner(embeddings, labels)
             loss: Tensor = self.loss(embeddings, labels, pairs)
-        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(images))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -154,11 +154,8 @@ class DivideConquerModule(pl.LightningModule):
         if sets and not self.trainer.sanity_checking:
             queries, gallery = sets[0], (sets[1] if len(sets) > 1 else (None, None))
             metrics = retrieval_metrics(*queries, *gallery, ks=self.recall_ks)
-            self.log_dict(
-                {f"{prefix}/{name}": value for name, value in metrics.items()},
-                prog_bar=prefix == "val",
-                rank_zero_only=False,
-            )
+            for name, value in metrics.items():
+                self.log(f"{prefix}/{name}", value, prog_bar=f"{prefix}/{name}" == "val/recall_at_1")
 
     def _gather(self, rows: Tensor) -> Tensor:
         return rows if self.trainer.world_size == 1 else self.all_gather(rows).flatten(0, 1)  # type: ignore[union-attr]

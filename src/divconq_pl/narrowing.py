@@ -99,8 +99,8 @@ def _embedding_weights(part: nn.Module, known: WeightDims, width: int) -> dict[s
         owned = f"{me} owns {name!r} of shape {shape}, and the embedding is {width} wide: "
         if name in buffers:
             raise InputError(
-                f"{owned}what is written into a slice of a buffer is lost; make it a parameter (requires_grad=False) if "
-                f"it is only read, or say weight_dims={{{me!r}: {{{name!r}: None}}}} if the two widths are unrelated"
+                f"{owned}what is written into a slice of a buffer is lost; make it a parameter (requires_grad=False) "
+                f"if it is only read, or say weight_dims={{{me!r}: {{{name!r}: None}}}} if the two widths are unrelated"
             )
         if dim is None:
             raise InputError(

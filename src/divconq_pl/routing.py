@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from divconq_pl import _compat
 from divconq_pl.division import Division
 from divconq_pl.errors import InputError
-from divconq_pl.sampling import Allotment, ClusterBatchSampler
+from divconq_pl.sampling import Allotment, ClusterBatchSampler, allot, check_batch
 
 
 class BatchRouter:
@@ -107,3 +107,14 @@ def batch_size(loader: DataLoader[Any]) -> int:
             "images in a batch"
         )
     return size
+
+
+def check_loader(loader: DataLoader[Any], images_per_class: int, learners: int) -> None:
+    """Refuse a loader whose batches cannot be made from single clusters.
+
+    Raises:
+        InputError: if its batch size does not hold classes of ``images_per_class`` images, or an epoch has fewer
+            batches than there are learners.
+    """
+    check_batch(batch_size(loader), images_per_class)
+    allot([1] * learners, len(loader))

@@ -29,6 +29,15 @@ class Stage:
     divides: bool = False
     frozen: bool = False
 
+    def describe(self, num_clusters: int) -> str:
+        """Say in words what is trained on what while there are ``num_clusters`` clusters."""
+        if self.phase == "undivided":
+            return "one learner trains the full embedding on all the data"
+        if self.phase == "conquered":
+            return "the full embedding is trained on all the data"
+        whose = "the full embedding is trained" if self.phase == "merged" else "every learner trains its own subspace"
+        return f"{whose} on batches from single clusters, {num_clusters} of them"
+
 
 class ConquerScheduler:
     """Say for every epoch which :class:`Stage` it is; a pure function of the epoch.
@@ -105,11 +114,17 @@ class ConquerScheduler:
             if split_depth and end < start:
                 raise InputError(f"{later} comes before {earlier}; let the stages follow each other")
 
-    @property
-    def full_depth_at(self) -> int:
-        """The epoch from which on there are ``2 ** split_depth`` learners, if nothing is conquered before."""
-        steps = 0 if self.flat else max(0, self.split_depth - 1)
-        return self.first_division + steps * self.every_n_epochs
+    def shortfall(self, max_epochs: int | None) -> str | None:
+        """Say that the training or the divided stage ends before there are ``2 ** split_depth`` learners, or None."""
+        reached = self.first_division + (0 if self.flat else max(0, self.split_depth - 1)) * self.every_n_epochs
+        ends = [epoch for epoch in (max_epochs, self.conquer_at) if epoch is not None and epoch >= 0]
+        if not self.split_depth or not ends or reached < min(ends):
+            return None
+        return (
+            f"split_depth={self.split_depth} would be reached in epoch {reached}, but the divided stage ends with "
+            f"epoch {min(ends)}; use a smaller split_depth, a smaller every_n_epochs than {self.every_n_epochs}, or more "
+            "epochs"
+        )
 
     def stage(self, epoch: int) -> Stage:
         """Return what ``epoch`` (0, 1, ...) is."""

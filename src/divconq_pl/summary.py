@@ -28,8 +28,8 @@ def summarise(division: Division, previous: Division, labels: Tensor, *, epoch: 
         ``epoch``; ``clusters``, their number; ``sizes`` and ``classes``, the images and the classes with two or more
         images of each cluster; ``parents``, the previous cluster that each descends from; ``left_out``, images that are
         the only one of their class in their cluster; ``moved``, images that are not in a child of the cluster they were
-        in; ``nmi`` and ``ari``, agreement of the clusters that the images come from with those they were in (None if that
-        was a single one).
+        in; ``nmi`` and ``ari``, agreement of the clusters that the images come from with those they were in (None if
+        that was a single one).
     """
     ratio = division.num_clusters // previous.num_clusters or 1
     parents = torch.arange(division.num_clusters) // ratio
