@@ -14,9 +14,9 @@ import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from divconq_pl.errors import InputError
 from divconq_pl.report import average_over_seeds, collect_runs, print_results

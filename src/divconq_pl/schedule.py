@@ -122,8 +122,8 @@ class ConquerScheduler:
             return None
         return (
             f"split_depth={self.split_depth} would be reached in epoch {reached}, but the divided stage ends with "
-            f"epoch {min(ends)}; use a smaller split_depth, a smaller every_n_epochs than {self.every_n_epochs}, or more "
-            "epochs"
+            f"epoch {min(ends)}; use a smaller split_depth, a smaller every_n_epochs than {self.every_n_epochs}, or "
+            "more epochs"
         )
 
     def stage(self, epoch: int) -> Stage:
