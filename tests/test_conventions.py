@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, UserDict
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,17 @@ from pytorch_metric_learning import losses
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
-from divconq_pl.conventions import batch_inputs, batch_labels, contiguous, dataset_labels, find_embedding_layer
+from divconq_pl.conventions import (
+    backbone_parameters,
+    batch_inputs,
+    batch_labels,
+    cluster_dataset,
+    contiguous,
+    dataset_labels,
+    find_embedding_layer,
+)
 from divconq_pl.errors import InputError
+from divconq_pl.subspaces import LearnedSubspaces
 
 
 class Images(Dataset[Any]):
@@ -192,3 +202,23 @@ def test_a_layer_that_cannot_be_found_is_reported() -> None:
         find_embedding_layer(nn.Sequential(nn.Conv2d(3, 4, 1)))
     with pytest.raises(InputError, match=r"'embedding' \(Embedding\) has no out_features"):
         find_embedding_layer(Network(embedding=nn.Embedding(3, 4)))
+
+
+def test_the_backbone_is_all_but_embedding_layer_losses_and_masks() -> None:
+    network = Network(
+        embedding=nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6)),
+        loss_function=losses.MarginLoss(learn_beta=True, num_classes=3),
+        proxies=losses.ProxyAnchorLoss(3, 6),
+        subspaces=LearnedSubspaces(6, 1),
+        neck=nn.Linear(8, 8),
+    )
+    expected = [*network.backbone.parameters(), *network.neck.parameters()]  # type: ignore[union-attr,operator]
+    found = backbone_parameters(network, network.embedding)  # type: ignore[arg-type]
+    assert [id(parameter) for parameter in found] == [id(parameter) for parameter in expected]
+
+
+def test_a_data_module_may_have_a_data_set_to_cluster() -> None:
+    dataset = Images(3)
+    assert cluster_dataset(SimpleNamespace(datamodule=SimpleNamespace(cluster_dataset=lambda: dataset))) is dataset
+    assert cluster_dataset(SimpleNamespace(datamodule=SimpleNamespace())) is None
+    assert cluster_dataset(SimpleNamespace(datamodule=None)) is None

@@ -121,6 +121,17 @@ def test_too_few_classes_give_more_images_and_small_classes_all_theirs() -> None
     assert all(sorted(Counter(labels[batch].tolist()).values()) == [2, 3, 3] for batch in make([[3] * 5], 8, 4))
 
 
+def test_a_batch_ends_in_a_lone_image_only_if_the_class_before_it_has_no_more() -> None:
+    sizes = [3, 3, 20, 20, 20]
+    size_of, labels = dict(zip(range(5, 20, 3), sizes, strict=True)), images([sizes])[1]
+    endings = set()
+    for batch in make([sizes], 8, 4, length=100):
+        *_, (before, given_before), (_, given_last) = Counter(labels[batch].tolist()).items()
+        assert given_last > 1 or given_before == size_of[before]
+        endings.add((given_before, given_last))
+    assert {(4, 4), (3, 5)} <= endings
+
+
 @quick
 @given(cluster, batches, st.integers(0, 99))
 @example([8] * 12, (8, 4), 0)
@@ -233,7 +244,11 @@ def test_epochs_and_seeds_differ() -> None:
     first, second = draw(make(BALANCED), range(2))
     assert first != second
     assert draw(make(BALANCED, seed=1), [0]) != [first]
-    schedules = {tuple(make(BALANCED, length=24, seed=seed).schedule) for seed in range(5)}
+    sampler = make(BALANCED, length=24)
+    schedules = set()
+    for epoch in range(5):
+        sampler.set_epoch(epoch)
+        schedules.add(tuple(sampler.schedule))
     assert len(schedules) == 5
 
 

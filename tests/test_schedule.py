@@ -43,7 +43,7 @@ def test_settings_of_cvpr_2019() -> None:
     }
     assert {epoch: schedule.stage(epoch) for epoch in expected} == expected
     assert sum(stage.divides for stage in table(schedule, 200)) == 94
-    assert schedule.full_depth_at == 2
+    assert schedule.shortfall(200) is None
 
 
 def test_settings_of_tpami_2021_for_sop() -> None:
@@ -68,7 +68,7 @@ def test_settings_of_tpami_2021_for_sop() -> None:
         179: Stage("merged", 5),
     }
     assert {epoch: schedule.stage(epoch) for epoch in expected} == expected
-    assert schedule.full_depth_at == 10
+    assert schedule.shortfall(180) is None
 
 
 def test_depth_zero_is_plain_training() -> None:
@@ -145,13 +145,33 @@ def test_any_schedule_is_a_sensible_walk(options: dict[str, Any], progressive: b
         since = min((epoch - division for division in divisions if division <= epoch), default=99)
         ends = options["conquer_at"] if options["conquer_at"] is not None else 99
         assert stage.frozen == (since < options["freeze_epochs"] and epoch < ends)
-    if options["split_depth"] and options["conquer_at"] is None:
-        reached = [epoch for epoch, stage in enumerate(stages) if stage.depth == options["split_depth"]]
-        assert reached[0] == schedule.full_depth_at
 
     epochs = list(range(30))
     rng.shuffle(epochs)
     assert {epoch: schedule.stage(epoch) for epoch in epochs} == dict(enumerate(stages)), "the order does not matter"
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(settings_of_a_schedule, st.integers(1, 30))
+def test_it_says_if_there_are_never_as_many_learners_as_asked_for(options: dict[str, Any], max_epochs: int) -> None:
+    schedule = ConquerScheduler(**options)
+    reached = [stage.phase == "divided" and stage.depth == schedule.split_depth for stage in table(schedule, 30)]
+    shortfall = schedule.shortfall(max_epochs)
+    assert (shortfall is None) == (options["split_depth"] == 0 or any(reached[:max_epochs]))
+    assert shortfall is None or f"split_depth={options['split_depth']} " in shortfall
+    for endless in (None, -1):
+        assert (schedule.shortfall(endless) is None) == (options["split_depth"] == 0 or any(reached))
+
+
+def test_a_stage_says_what_is_trained_on_what() -> None:
+    assert "full embedding on all the data" in Stage("undivided", 0).describe(1)
+    divided = Stage("divided", 3).describe(8)
+    assert "its own subspace" in divided
+    assert "single clusters, 8 of them" in divided
+    merged = Stage("merged", 3).describe(4)
+    assert "full embedding" in merged
+    assert "single clusters, 4 of them" in merged
+    assert "full embedding is trained on all the data" in Stage("conquered", 0).describe(1)
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["copy", "pickle"])

@@ -189,18 +189,25 @@ def test_orthogonality_is_the_mean_cosine_of_different_masks(learners: int) -> N
     assert orthogonality(torch.zeros(learners, 16)).item() == 0.0, "masks that died do not turn into NaN"
 
 
+def backward(subspaces: LearnedSubspaces, *learners: int) -> None:
+    """Let batches of these learners give gradients."""
+    for learner in learners:
+        subspaces.activate(learner)
+        subspaces.narrow(torch.randn(5, 16), 1).square().sum().backward()
+    subspaces.activate(None)
+
+
 @pytest.mark.parametrize("depth", [1, 3])
 def test_the_gradient_of_orthogonality_is_added_to_that_of_the_masks_in_use(depth: int) -> None:
     subspaces = learned_at(depth, orthogonality_weight=0.3)
-    subspaces.activate(1)
-    subspaces.narrow(torch.randn(5, 16), 1).square().sum().backward()
+    backward(subspaces, 1)
     masks = subspaces.masks
     of_the_loss = [torch.zeros(16) if mask.grad is None else mask.grad.clone() for mask in masks]
     term = 0.3 * slow_orthogonality(torch.stack([mask.clamp_min(0) for mask in masks]))
     of_the_term = torch.autograd.grad(term, masks)
 
     with torch.no_grad():  # as inside an optimiser's step
-        subspaces.add_orthogonality_gradient()
+        subspaces.finish_gradients(push_apart=True)
     for mask, loss, expected in zip(masks, of_the_loss, of_the_term, strict=True):
         assert mask.grad is not None
         assert torch.allclose(mask.grad, loss + expected, atol=1e-6)
@@ -208,11 +215,50 @@ def test_the_gradient_of_orthogonality_is_added_to_that_of_the_masks_in_use(dept
     assert all(mask.grad is None for mask in idle)
 
 
-@pytest.mark.parametrize(("depth", "weight"), [(0, 0.3), (2, 0.0)])
-def test_without_a_weight_or_a_second_mask_there_is_no_such_gradient(depth: int, weight: float) -> None:
+@pytest.mark.parametrize(
+    ("depth", "weight", "push_apart"), [(0, 0.3, True), (2, 0.0, True), (2, 0.3, False)], ids=["one", "0", "merged"]
+)
+def test_without_reason_to_push_masks_apart_there_is_no_such_gradient(
+    depth: int, weight: float, push_apart: bool
+) -> None:
     subspaces = learned_at(depth, orthogonality_weight=weight)
-    subspaces.add_orthogonality_gradient()
-    assert all(mask.grad is None for mask in subspaces.parameters())
+    backward(subspaces, 0)
+    of_the_loss = subspaces.get_parameter("mask_0").grad
+    assert of_the_loss is not None
+    expected = of_the_loss.clone()
+    subspaces.finish_gradients(push_apart=push_apart)
+    first, *others = [mask.grad for mask in subspaces.parameters()]
+    assert first is not None
+    assert torch.equal(first, expected)
+    assert all(gradient is None for gradient in others)
+
+
+def test_an_optimiser_leaves_masks_alone_that_no_batch_has_used_since_its_last_step() -> None:
+    """Also if their gradients are kept as zeros, and it has momentum and weight decay."""
+    subspaces = learned_at(2)
+    optimizer = torch.optim.Adam(subspaces.parameters(), lr=0.1, weight_decay=0.1)
+    for used in ([0, 2], [1], [2, 2, 3], []):
+        before = subspaces.masks_state()
+        optimizer.zero_grad(set_to_none=False)
+        subspaces.anchor(torch.randn(5, 16, requires_grad=True)).sum().backward()
+        backward(subspaces, *used)
+        subspaces.finish_gradients(push_apart=False)
+        optimizer.step()
+        moved = (subspaces.masks_state() != before).any(dim=1)
+        assert moved.nonzero().flatten().tolist() == sorted(set(used))
+
+
+def test_anchored_embeddings_are_what_they_were_and_reach_every_mask() -> None:
+    subspaces = learned_at(2)
+    for dtype in (torch.float32, torch.bfloat16):
+        embeddings = torch.randn(5, 16, dtype=dtype)
+        anchored = subspaces.anchor(embeddings)
+        assert torch.equal(anchored, embeddings)
+        assert anchored.dtype == dtype
+        subspaces.zero_grad()
+        anchored.sum().backward()
+        gradients = [mask.grad for mask in subspaces.parameters()]
+        assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
 
 @both_kinds

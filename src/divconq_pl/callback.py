@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from torch.utils.hooks import RemovableHandle
@@ -176,6 +176,8 @@ class DivideConquerCallback(_compat.CallbackBase):
         self._subspaces = self._make_subspaces(width, self.schedule.split_depth)
         pl_module.add_module("divide_conquer_subspaces", self._subspaces)
         self._handles = narrow_losses(pl_module, self._subspaces, self._weight_dims)
+        if trainer.world_size > 1 and isinstance(self._subspaces, LearnedSubspaces):
+            self._handles.append(self._layer.register_forward_hook(_anchored(self._subspaces)))
         self._frozen = conventions.backbone_parameters(pl_module, self._layer) if self.schedule.freeze_epochs else []
         rank_zero_info(
             f"Divide and conquer: {type(self._subspaces).__name__} of the {width}-wide embedding given by {name!r}, "
@@ -242,8 +244,8 @@ class DivideConquerCallback(_compat.CallbackBase):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Push learned masks apart, and leave a frozen backbone as it is."""
-        if self.stage.phase == "divided" and isinstance(self._subspaces, LearnedSubspaces):
-            self._subspaces.add_orthogonality_gradient()
+        if isinstance(self._subspaces, LearnedSubspaces):
+            self._subspaces.finish_gradients(push_apart=self.stage.phase == "divided")
         if self.stage.frozen:
             for parameter in self._frozen:
                 parameter.grad = None
@@ -392,3 +394,7 @@ class _Timed:
         assignment = self._cluster(features, num_clusters, seed=seed)
         self.seconds += time.perf_counter() - began
         return assignment
+
+
+def _anchored(subspaces: LearnedSubspaces) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    return lambda layer, inputs, output: subspaces.anchor(output) if layer.training else output

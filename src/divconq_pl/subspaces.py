@@ -26,20 +26,23 @@ class Subspaces(nn.Module, ABC):
         split_depth: greatest depth; there are ``2 ** split_depth`` subspaces then.
     """
 
-    active: int | None
-
     def __init__(self, width: int, split_depth: int) -> None:
         super().__init__()
         if 2**split_depth > width:
             raise InputError(
                 f"split_depth={split_depth} makes {2**split_depth} learners, more than the embedding has coordinates "
-                f"({width}); "
-                f"use split_depth={(width // SMALLEST_WIDTH).bit_length() - 1} or less"
+                f"({width}); use split_depth={self.deepest(width)} or less"
             )
         self.width = width
         self.split_depth = split_depth
         self.depth = 0
-        self.active = None
+        self.active: int | None = None
+        self._narrows = False  # compiled code asks this and not which one is active, or it would be compiled for each
+
+    @staticmethod
+    @abstractmethod
+    def deepest(width: int) -> int:
+        """Return the greatest split depth that an embedding of ``width`` coordinates allows."""
 
     @abstractmethod
     def set_depth(self, depth: int) -> None:
@@ -54,6 +57,7 @@ class Subspaces(nn.Module, ABC):
         if learner is not None and not 0 <= learner < 2**self.depth:
             raise IndexError(f"learner {learner} does not exist among {2**self.depth}")
         self.active = learner
+        self._narrows = learner is not None
 
     def _check_depth(self, depth: int) -> None:
         if not 0 <= depth <= self.split_depth:
@@ -95,6 +99,14 @@ class FixedSubspaces(Subspaces):
             )
         self.register_buffer("indices", torch.arange(width), persistent=False)
 
+    @staticmethod
+    def deepest(width: int) -> int:
+        """Return how often ``width`` can be halved into slices of at least 4 coordinates."""
+        depth = 0
+        while width % 2 ** (depth + 1) == 0 and width >> (depth + 1) >= SMALLEST_WIDTH:
+            depth += 1
+        return depth
+
     def set_depth(self, depth: int) -> None:
         """Cut the embedding into ``2 ** depth`` slices."""
         self._check_depth(depth)
@@ -111,7 +123,7 @@ class FixedSubspaces(Subspaces):
 
     def narrow(self, values: Tensor, dim: int) -> Tensor:
         """Return the coordinates of the active slice."""
-        return values if self.active is None else values.index_select(dim, self.indices)
+        return values.index_select(dim, self.indices) if self._narrows else values
 
 
 class LearnedSubspaces(Subspaces):
@@ -129,6 +141,8 @@ class LearnedSubspaces(Subspaces):
         orthogonality_weight: lambda, the weight of :func:`orthogonality` in the loss.
     """
 
+    choice: Tensor
+
     def __init__(
         self,
         width: int,
@@ -140,6 +154,8 @@ class LearnedSubspaces(Subspaces):
     ) -> None:
         super().__init__(width, split_depth)
         self.orthogonality_weight = orthogonality_weight
+        self._used: set[int] = set()  # learners since the optimiser's last step
+        self.register_buffer("choice", torch.zeros(1, dtype=torch.int64), persistent=False)
         self.lr_factor = lr_factor
         self.weight_decay_factor = weight_decay_factor
         for k in range(2**split_depth):
@@ -166,21 +182,49 @@ class LearnedSubspaces(Subspaces):
             for k, mask in enumerate(self.masks):
                 mask.copy_((children[2 * k] + children[2 * k + 1]) / 2)
 
+    @staticmethod
+    def deepest(width: int) -> int:
+        """Return the depth with at most one learner for each coordinate."""
+        return width.bit_length() - 1
+
+    def activate(self, learner: int | None) -> None:
+        """Make ``learner`` the active one; ``None`` means the full embedding."""
+        super().activate(learner)
+        if learner is not None:
+            self._used.add(learner)
+            self.choice.fill_(learner)
+
     def narrow(self, values: Tensor, dim: int) -> Tensor:
         """Return ``values`` times the active mask."""
-        if self.active is None:
+        if not self._narrows:
             return values
-        mask = self.masks[self.active].relu().to(values.dtype)
+        mask = torch.stack(list(self.parameters())).index_select(0, self.choice).relu().to(values.dtype)
         return values * mask.view([-1 if i == dim % values.ndim else 1 for i in range(values.ndim)])
 
-    @torch.enable_grad()
-    def add_orthogonality_gradient(self) -> None:
-        """Add the gradient of ``orthogonality_weight * orthogonality(masks)`` to that of the masks.
+    def anchor(self, embeddings: Tensor) -> Tensor:
+        """Return ``embeddings``, made to depend on every mask without being changed by any.
 
-        It depends on the masks alone, so it need not pass through the training step of a module that is not ours.
+        Processes that exchange gradients wait for one of every parameter.
         """
+        return embeddings + sum((mask.sum() for mask in self.parameters()), torch.zeros(())) * 0.0
+
+    @torch.enable_grad()
+    def finish_gradients(self, *, push_apart: bool) -> None:
+        """Make the gradients of the masks what an optimiser should see; to be called before each of its steps.
+
+        A mask that no batch has used since the last step gets none, so that momentum and weight decay leave it alone.
+        The gradient of ``orthogonality_weight * orthogonality(masks)`` is added here: it depends on the masks alone, so
+        it need not pass through the training step of a module that is not ours.
+
+        Args:
+            push_apart: whether to add the orthogonality term.
+        """
+        for k, mask in enumerate(self.parameters()):
+            if k not in self._used:
+                mask.grad = None
+        self._used.clear()
         masks = self.masks
-        if not self.orthogonality_weight or len(masks) == 1:
+        if not push_apart or not self.orthogonality_weight or len(masks) == 1:
             return
         term = self.orthogonality_weight * orthogonality(torch.stack([mask.relu() for mask in masks]))
         for mask, gradient in zip(masks, torch.autograd.grad(term, masks), strict=True):

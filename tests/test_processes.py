@@ -1,0 +1,53 @@
+"""Two processes divide, draw and train alike."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from toys import CLASSES, PlainModule, Vectors, loader, trainer
+
+from divconq_pl import DivideConquerCallback
+
+
+class Witness(pl.Callback):
+    """Write down on every process which images came when, and what it all ended in."""
+
+    def __init__(self, divide, folder):
+        self.divide, self.folder, self.batches = divide, folder, []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.batches.append((self.divide.learner, batch[2].tolist()))
+
+    def on_train_end(self, trainer, module):
+        record = {
+            "batches": self.batches,
+            "weights": {name: value.detach().clone() for name, value in module.named_parameters()},
+            "assignment": self.divide.division.assignment,
+            "history": [summary["sizes"] for summary in self.divide.history],
+        }
+        torch.save(record, self.folder / f"{trainer.world_size}-{trainer.global_rank}.pt")
+
+
+def fit(folder, devices, subspaces):
+    torch.manual_seed(0)
+    divide = DivideConquerCallback(
+        split_depth=2, every_n_epochs=1, warmup_epochs=0, conquer_at=3, subspaces=subspaces, images_per_class=2
+    )
+    options = {"devices": devices, "strategy": "ddp_spawn" if devices > 1 else "auto", "max_epochs": 4}
+    trainer(divide, Witness(divide, folder), **options).fit(PlainModule(), loader(batch_size=16 // devices))
+    return [torch.load(folder / f"{devices}-{rank}.pt", weights_only=True) for rank in range(devices)]
+
+
+@pytest.mark.parametrize("subspaces", ["fixed", "learned"])
+def test_two_processes_agree(tmp_path, subspaces):
+    first, second = fit(tmp_path, 2, subspaces)
+    assert [learner for learner, _ in first["batches"]] == [learner for learner, _ in second["batches"]]
+    for (learner, images), (_, others) in zip(first["batches"], second["batches"], strict=True):
+        assert learner is None or not set(images) & set(others)
+    assert torch.equal(first["assignment"], second["assignment"])
+    assert first["history"] == second["history"]
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name]), name
+    # The division of the first epoch comes from the same weights as with one process, so it must be the same.
+    (alone,) = fit(tmp_path, 1, subspaces)
+    assert alone["history"][0] == first["history"][0]
+    assert len(Vectors()) == len(first["assignment"]) == CLASSES * 8
