@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from divconq_pl.errors import InputError
-from divconq_pl.retrieval import retrieval_metrics
+from divconq_pl.retrieval import nmi, retrieval_metrics
 from divconq_pl.subspaces import LearnedSubspaces
 
 PAPERS_OPTIMIZER = partial(torch.optim.Adam, lr=1e-5, weight_decay=1e-4)
@@ -34,6 +34,8 @@ class DivideConquerModule(pl.LightningModule):
         loss_lr_factor: learning rate of the loss's own parameters, as a multiple of the optimiser's.
         dropout: share of the features that is zeroed in training (the authors' code: 0.01).
         recall_ks: the K of Recall@K.
+        nmi_runs: k-means runs that the NMI of the test set is the mean of (the papers: 10); 0 leaves it out, since it
+            clusters into as many clusters as there are classes.
 
     Example:
         >>> from pytorch_metric_learning import losses
@@ -57,6 +59,7 @@ class DivideConquerModule(pl.LightningModule):
         loss_lr_factor: float = 1.0,
         dropout: float = 0.0,
         recall_ks: Sequence[int] = (1, 2, 4, 8),
+        nmi_runs: int = 0,
     ) -> None:
         super().__init__()
         features = getattr(backbone, "out_features", None)
@@ -72,6 +75,7 @@ class DivideConquerModule(pl.LightningModule):
         self.loss = loss
         self.miner = miner
         self.recall_ks = tuple(recall_ks)
+        self.nmi_runs = nmi_runs
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
         self._embedding_lr_factor = embedding_lr_factor
@@ -154,6 +158,8 @@ class DivideConquerModule(pl.LightningModule):
         if sets and not self.trainer.sanity_checking:
             queries, gallery = sets[0], (sets[1] if len(sets) > 1 else (None, None))
             metrics = retrieval_metrics(*queries, *gallery, ks=self.recall_ks)
+            if self.nmi_runs and prefix == "test":
+                metrics["nmi"] = nmi(*queries, runs=self.nmi_runs)
             for name, value in metrics.items():
                 self.log(f"{prefix}/{name}", value, prog_bar=f"{prefix}/{name}" == "val/recall_at_1")
 

@@ -89,6 +89,8 @@ class RetrievalDataModule(pl.LightningDataModule):
             batch_size=self.batch_size,
             images_per_class=self.images_per_class,
             seed=self.seed,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
         )
         return self._loader(data, batch_sampler=batches)
 
