@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from divconq_pl import DivideConquerCallback
 from divconq_pl.app import KeepConfig, run_command
+from divconq_pl.checkpoint import read_checkpoint
 from divconq_pl.pictures import draw_divisions, draw_gallery
 from divconq_pl.report import print_results, write_json
 
@@ -32,6 +33,8 @@ def main(cfg: DictConfig) -> float:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    if cfg.ckpt_path is not None:
+        read_checkpoint(cfg.ckpt_path, "ckpt_path")  # or say what is wrong with it before anything is built
 
     data = instantiate(cfg.data)
     cfg.num_classes = len(data.splits.train.classes)
@@ -46,7 +49,8 @@ def main(cfg: DictConfig) -> float:
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
     except SystemExit as stop:  # what the Trainer makes of Ctrl-C
         if trainer.interrupted:
-            print(f"interrupted; go on with ckpt_path={checkpoint.last_model_path}")
+            kept = max(Path(checkpoint.dirpath).glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
+            print(f"interrupted; go on with ckpt_path={kept}" if kept else "interrupted before the first step")
             raise KeyboardInterrupt from stop
         raise
     seconds = time.perf_counter() - began

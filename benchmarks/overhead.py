@@ -1,10 +1,11 @@
 """Time what the callback adds to a training step of the divided stage, as a share of a step without it.
 
-    python benchmarks/overhead.py --steps 400 --threads 2
+    python benchmarks/overhead.py --steps 100 --threads 1
 
 In one real fit every divided step is followed by a step of a copy of the module without the callback, on the same
 batch: forward, miner, loss, backward, optimiser. The cost is what is spent inside of the callback's and the narrowing's
-hooks. (A difference of two whole steps would hide it: the narrowed loss and miner are cheaper than the full ones.)
+hooks, and backwards through the narrowing. (A difference of two whole steps would hide it: the narrowed loss and miner
+are cheaper than the full ones.) That of learned masks leaves out their own gradient and the optimiser's step on them.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Stopwatch(pl.Callback):
 def main() -> None:
     """Fit, and print the medians and the share."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--split-depth", type=int, default=2)

@@ -6,13 +6,13 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -59,8 +59,11 @@ def explain(error: BaseException, arguments: list[str], config_dir: Path, config
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     for link in chain:
-        if isinstance(link, InputError):
+        if isinstance(link, (InputError, MisconfigurationException)):
             return _one_line(link)
+        if isinstance(link, MissingConfigException) and link.options:
+            group, _, wrong = str(link.missing_cfg_file).rpartition("/")
+            return f"there is no {group}={wrong}; {_existing(wrong, link.options, group)}"
     text = _one_line(error)
     if key := re.match(r"Could not override '([\w./@-]+)'|.*[Kk]ey '([\w.]+)' is not in struct", text):
         wrong = key[1] or key[2]
@@ -78,10 +81,15 @@ def _known_keys(wrong: str, arguments: list[str], config_dir: Path, config_name:
     while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
         parent, _, name = parent.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
-    keys = sorted(str(key) for key in node if not str(key).startswith("_")) if node else []
-    near = difflib.get_close_matches(name, keys, 1)
-    hint = f"did you mean {'.'.join(filter(None, (parent, near[0])))!r}? " if near else ""
-    return f"{hint}{parent or 'the configuration'} has: {', '.join(keys) or 'nothing to set'}"
+    keys = [str(key) for key in node if not str(key).startswith("_")] if node else []
+    return _existing(name, keys, parent, joint=".")
+
+
+def _existing(wrong: str, names: Sequence[str], parent: str, joint: str = "=") -> str:
+    """List names, the one first that is most like the wrong one."""
+    near = difflib.get_close_matches(wrong, names, 1)
+    hint = f"did you mean {joint.join(filter(None, (parent, near[0])))!r}? " if near else ""
+    return f"{hint}{parent or 'the configuration'} has: {', '.join(sorted(names)) or 'nothing to set'}"
 
 
 def _one_line(error: BaseException) -> str:

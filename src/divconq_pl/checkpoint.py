@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from torch import nn
 
 from divconq_pl.app import CONFIG_KEY
 from divconq_pl.errors import InputError
 from divconq_pl.module import DivideConquerModule
 
-TRUSTED = "divconq_pl."
-"""What a checkpoint may name to be built; anything else has to be named by the user."""
+TRUSTED = ("divconq_pl.data.", "divconq_pl.backbones.")
+"""Where lies what a checkpoint may name to be built; anything else has to be named by the user."""
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, key: str = "checkpoint") -> dict[str, Any]:
     """Read a checkpoint that train.py wrote, without unpickling anything.
 
     Args:
         path: the file.
+        key: what the user calls it.
 
     Returns:
         Its content; under :data:`CONFIG_KEY` the configuration of the run.
@@ -33,13 +33,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"checkpoint={str(path)!r} does not exist; a run leaves its own in its folder 'checkpoints'")
+        raise InputError(f"{key}={str(path)!r} is no file; a run leaves its checkpoints in its folder 'checkpoints'")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise InputError(f"checkpoint={str(path)!r} cannot be read: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a damaged file makes torch raise whatever the unpickler stumbles over
+        raise InputError(
+            f"{key}={str(path)!r} is damaged or no checkpoint of train.py; it cannot be read safely"
+        ) from error
     if not isinstance(content, dict) or CONFIG_KEY not in content or "state_dict" not in content:
-        raise InputError(f"checkpoint={str(path)!r} holds no configuration; it must be one that train.py wrote")
+        raise InputError(f"{key}={str(path)!r} holds no configuration; it must be one that train.py wrote")
     return content
 
 
@@ -50,7 +52,7 @@ def build_trusted(config: dict[str, Any], name: str) -> Any:
         InputError: if it names anything else; a file must not choose what code is run.
     """
     for target in _targets(config):
-        if not target.startswith(TRUSTED):
+        if not _is_trusted(target):
             raise InputError(
                 f"the checkpoint names {target} for its {name}, which is not a part of divconq-pl; give it "
                 f"yourself with {name}=..."
@@ -87,6 +89,17 @@ def load_embedder(content: dict[str, Any], backbone: nn.Module | None = None) ->
         raise InputError(f"the checkpoint does not fit {type(backbone).__name__}: {', '.join(unfit[:3])}{more}")
     module.load_state_dict(weights)
     return module
+
+
+def _is_trusted(target: str) -> bool:
+    if not target.startswith(TRUSTED):
+        return False
+    try:
+        part = get_object(target)
+    except ImportError:  # a part of another version
+        return False
+    # A module of ours also has what it imports: divconq_pl.data.glyphs.os is not a part of this package.
+    return f"{getattr(part, '__module__', '')}.".startswith(TRUSTED)
 
 
 def _without_download(backbone: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,10 @@ def _raw_labels(dataset: Dataset[Any]) -> np.ndarray[Any, Any] | None:
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
         labels = dataset.tensors[1].numpy()
     else:
-        labels = np.asarray(getattr(dataset, "targets", getattr(dataset, "labels", None)))
+        try:
+            labels = np.asarray(getattr(dataset, "targets", getattr(dataset, "labels", None)))
+        except ValueError:  # lists of different lengths: several labels for an image
+            return None
     return labels if labels.shape == (len(dataset),) else None  # type: ignore[arg-type]
 
 

@@ -230,6 +230,9 @@ def _cluster_until_usable(
     features: Tensor, classes: Tensor, num_clusters: int, *, cluster: Cluster, seed: int
 ) -> tuple[Tensor, bool]:
     """Cluster with one seed after another until every cluster can give batches; tell whether that was reached."""
+    assignment = torch.zeros(len(classes), dtype=torch.int64)
+    if len(classes) < 4 * num_clusters:
+        return assignment, False
     for trial in range(TRIALS):
         assignment = cluster(features, num_clusters, seed=seed + trial)
         if bool((classes_per_cluster(assignment, classes, num_clusters) >= 2).all()):

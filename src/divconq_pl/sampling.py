@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
-from math import ceil
 from typing import Literal
 
 import torch
@@ -26,7 +25,7 @@ class ClusterBatchSampler(Sampler[list[int]]):
     - a class comes at most once in a batch, with ``images_per_class`` images (fewer if it has fewer in the cluster,
       more if the cluster has too few classes to fill the batch otherwise);
     - no image is drawn again before its class in that cluster has been through, and classes are drawn in proportion
-      to their size: two passes over a cluster show each of its images;
+      to their size: two passes over a cluster show each of its images, unless a class makes up more than 2/P of it;
     - no image is twice in a batch, unless the cluster has fewer images than the batch.
 
     An image that is the only one of its class in its cluster cannot form a positive pair and is left out.
@@ -135,9 +134,14 @@ class ClusterBatchSampler(Sampler[list[int]]):
         return [self._streams[k].draw() for k in self._schedule]
 
     def _new_streams(self) -> list[ClusterStream]:
-        size = self.batch_size * self._world_size
         return [
-            ClusterStream(classes, size, self._images_per_class, random.Random(f"{self._seed} cluster {k}"))
+            ClusterStream(
+                classes,
+                self.batch_size,
+                self._images_per_class,
+                random.Random(f"{self._seed} cluster {k}"),
+                self._world_size,
+            )
             for k, classes in enumerate(self._clusters)
         ]
 
@@ -215,23 +219,25 @@ class ClusterStream:
 
     Args:
         classes: the images of each class, two or more each, in random order.
-        batch_size: images per batch.
+        batch_size: images per batch (per process).
         images_per_class: images of a class in a batch.
         rng: source of random numbers.
+        world_size: number of processes, for each of which a batch is drawn.
     """
 
     def __init__(
-        self, classes: Sequence[Sequence[int]], batch_size: int, images_per_class: int, rng: random.Random
+        self,
+        classes: Sequence[Sequence[int]],
+        batch_size: int,
+        images_per_class: int,
+        rng: random.Random,
+        world_size: int = 1,
     ) -> None:
-        total = sum(map(len, classes))
         self._classes = classes
         self._batch_size = batch_size
-        self._random = rng.random
-        # A class gives more if it would lag behind otherwise, or leave the batch unfilled: its share of the cluster.
-        self._shares = [
-            max(min(images_per_class, len(images)), min(ceil(batch_size * len(images) / total), batch_size - 2))
-            for images in classes
-        ]
+        self._world_size = world_size
+        self._rng = rng
+        self._shares = _shares([len(images) for images in classes], batch_size, images_per_class)
         self._drawn = [0] * len(classes)
         self._due = [
             (rng.random() * share / len(images), c)
@@ -240,28 +246,44 @@ class ClusterStream:
         heapify(self._due)
 
     def draw(self) -> list[int]:
-        """Return the images of the next batch, those of a class side by side."""
+        """Return the images of the next batch of each process, one after another, those of a class side by side."""
+        uniform = self._rng.random
         batch: list[int] = []
-        turns = []
-        room = self._batch_size
-        while room:
-            c = heappop(self._due)[1]
-            images, share = self._classes[c], self._shares[c]
-            n, drawn = len(images), self._drawn[c]
-            count = min(share, room)
-            if room - count == 1 and count < n:
-                count += 1  # rather than a lone image of the next class
-            start = drawn % n
-            if start + count <= n:
-                batch += images[start : start + count]
-            else:
-                batch += [images[i % n] for i in range(start, start + count)]
-            room -= count
-            self._drawn[c] = drawn = drawn + count
-            turns.append(((drawn + self._random() * share) / n, c))
-        for turn in turns:
+        waiting: list[tuple[float, int]] = []
+        for _ in range(self._world_size):
+            turns = []
+            room = self._batch_size
+            while room:
+                if not self._due:  # too few classes for all processes: some come in several of their batches
+                    self._due, waiting = waiting, []
+                    heapify(self._due)
+                c = heappop(self._due)[1]
+                images, share = self._classes[c], self._shares[c]
+                n, drawn = len(images), self._drawn[c]
+                count = min(share, room)
+                if room - count == 1:  # rather than a lone image of the next class
+                    count += 1 if count < n else -1 if count > 2 else 0
+                start = drawn % n
+                if start + count <= n:
+                    batch += images[start : start + count]
+                else:
+                    batch += [images[i % n] for i in range(start, start + count)]
+                room -= count
+                self._drawn[c] = drawn = drawn + count
+                turns.append(((drawn + uniform() * share) / n, c))
+            waiting += turns
+        for turn in waiting:
             heappush(self._due, turn)
         return batch
+
+
+def _shares(sizes: Sequence[int], batch_size: int, images_per_class: int) -> list[int]:
+    """Return how many images each class gives; more than ``images_per_class`` only if they do not fill a batch."""
+    shares = [min(images_per_class, size) for size in sizes]
+    while sum(shares) < batch_size:
+        neediest = max(range(len(sizes)), key=lambda c: batch_size * sizes[c] / sum(sizes) - shares[c])
+        shares[neediest] += 1
+    return shares
 
 
 def _images_by_class(assignment: Tensor, labels: Tensor, generator: torch.Generator) -> list[list[list[int]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 from divconq_pl.errors import InputError
@@ -62,7 +61,7 @@ class ConquerScheduler:
         max_epochs: epochs of the training; needed for fractions.
 
     Raises:
-        InputError: if a value is out of range, or the stages are not in order.
+        InputError: if a value is out of range, or the merge comes after the conquer stage.
 
     Example:
         >>> schedule = ConquerScheduler(split_depth=2, every_n_epochs=2, conquer_at=0.75, max_epochs=8)
@@ -101,23 +100,16 @@ class ConquerScheduler:
         )
         self.conquer_at = None if conquer_at is None else _epoch("conquer_at", conquer_at, max_epochs)
         self.merge_at = None if merge_at is None else _epoch("merge_at", merge_at, max_epochs)
-        stages = [
-            (f"{name}={value!r} (epoch {epoch})", epoch)
-            for name, value, epoch in (
-                ("warmup_epochs", warmup_epochs, self.first_division),
-                ("merge_at", merge_at, self.merge_at),
-                ("conquer_at", conquer_at, self.conquer_at),
+        if split_depth and self.merge_at is not None and self.conquer_at is not None and self.merge_at > self.conquer_at:
+            raise InputError(
+                f"merge_at={merge_at} (epoch {self.merge_at}) comes after conquer_at={conquer_at} (epoch "
+                f"{self.conquer_at}); merge first"
             )
-            if epoch is not None
-        ]
-        for (earlier, start), (later, end) in pairwise(stages):
-            if split_depth and end < start:
-                raise InputError(f"{later} comes before {earlier}; let the stages follow each other")
 
     def shortfall(self, max_epochs: int | None) -> str | None:
         """Say that the training or the divided stage ends before there are ``2 ** split_depth`` learners, or None."""
         reached = self.first_division + (0 if self.flat else max(0, self.split_depth - 1)) * self.every_n_epochs
-        ends = [epoch for epoch in (max_epochs, self.conquer_at) if epoch is not None and epoch >= 0]
+        ends = [epoch for epoch in (max_epochs, self.merge_at, self.conquer_at) if epoch is not None and epoch >= 0]
         if not self.split_depth or not ends or reached < min(ends):
             return None
         return (
@@ -144,7 +136,9 @@ class ConquerScheduler:
         assert self.conquer_at is not None
         reached = self.stage(self.conquer_at - 1).depth if self.progressive and self.conquer_at else 0
         depth = max(0, reached - 1 - epochs // self.every_n_epochs)
-        return Stage("divided" if depth else "conquered", depth)
+        if depth == 0:
+            return Stage("conquered", 0)
+        return Stage("divided" if self.merge_at is None else "merged", depth)
 
 
 def _epoch(name: str, value: int | float, max_epochs: int | None) -> int:

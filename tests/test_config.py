@@ -1,0 +1,209 @@
+"""Every configuration composes and builds what its name says."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_metric_learning import miners
+
+from divconq_pl import DivideConquerCallback, DivideConquerModule
+from divconq_pl.data import RetrievalDataModule
+
+CONF = Path(__file__).parent.parent / "conf"
+GROUPS = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()}
+CHOICES = [(group, name) for group, names in GROUPS.items() for name in names]
+USUAL_MINER = {
+    "margin": miners.DistanceWeightedMiner,
+    "triplet": miners.TripletMarginMiner,
+    "multi_similarity": miners.MultiSimilarityMiner,
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Eight classes of four noisy pictures."""
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for c in range(8):
+        (root / f"class {c}").mkdir()
+        for i in range(4):
+            pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / f"class {c}" / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def glyph_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("glyphs")
+
+
+@pytest.fixture
+def composed(tmp_path, images, glyph_cache):
+    """Compose a configuration as on the command line, with small data."""
+
+    def make(*overrides, config="train"):
+        if "dataset=image_folder" in overrides:
+            data = [f"dataset.root={images}", "data.train_transform.size=32"]
+        else:
+            data = [f"dataset.root={glyph_cache}", "dataset.size=16"]
+            data += [] if any("dataset.num_classes=" in o for o in overrides) else ["dataset.num_classes=12"]
+        folder = f"hydra.runtime.output_dir={tmp_path / 'run'}"
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose(config, [folder, *data, *overrides], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        cfg.num_classes = 6
+        return cfg
+
+    yield make
+    HydraConfig.instance().cfg = None
+
+
+def needed(group, name):
+    """Return what a choice does not work without."""
+    return ["backbone.name=mobilenet_v3_small"] if (group, name) == ("backbone", "torchvision") else []
+
+
+def test_every_group_of_the_documentation_is_there():
+    assert set(GROUPS) >= {"dataset", "loss", "miner", "backbone", "divide", "trainer", "logger", "experiment"}
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES, ids="=".join)
+def test_every_choice_builds_a_whole_run(composed, group, name):
+    cfg = composed(f"{group}={name}", *needed(group, name))
+    data = instantiate(cfg.data)
+    assert isinstance(data, RetrievalDataModule)
+    cfg.num_classes = len(data.splits.train.classes)
+    module = instantiate(cfg.module)
+    assert isinstance(module, DivideConquerModule)
+    checkpoint, callbacks, loggers = (instantiate(cfg[key]) for key in ("checkpoint", "callbacks", "logger"))
+    assert isinstance(instantiate(cfg.divide), DivideConquerCallback) or name == "none"
+    assert all(isinstance(callback, pl.Callback) for callback in (checkpoint, *callbacks.values()))
+    if (group, name) != ("trainer", "gpu"):
+        trainer = instantiate(cfg.trainer, callbacks=[*callbacks.values(), checkpoint], logger=list(loggers.values()))
+        assert isinstance(trainer, pl.Trainer)
+    images, labels = next(iter(data.test_dataloader()))
+    module.eval()
+    assert module(images[:2]).shape == (2, 128)
+    assert len(labels) == len(images)
+
+
+@pytest.mark.parametrize("name", GROUPS["dataset"])
+def test_a_data_set_gives_disjoint_classes_and_batches_of_them(composed, name):
+    data = instantiate(composed(f"dataset={name}", "data.batch_size=4", "data.images_per_class=2").data)
+    parts = [set(part.classes) for part in (data.splits.train, data.splits.val, data.splits.test)]
+    assert len(set.union(*parts)) == sum(map(len, parts))
+    images, labels = next(iter(data.train_dataloader()))
+    size, channels = (32, 3) if name == "image_folder" else (16, 1)
+    assert images.shape == (4, channels, size, size)
+    assert sorted(np.unique(labels, return_counts=True)[1]) == [2, 2]
+
+
+@pytest.mark.parametrize("name", GROUPS["loss"])
+def test_a_loss_is_named_as_in_pytorch_metric_learning_and_brings_its_usual_miner(composed, name):
+    module = instantiate(composed(f"loss={name}").module)
+    assert type(module.loss).__name__.lower().startswith(name.replace("_", ""))
+    assert type(module.miner) is USUAL_MINER.get(name, type(None))
+    for overrides in ([f"loss={name}", "miner=batch_hard"], ["miner=batch_hard", f"loss={name}"]):
+        assert type(instantiate(composed(*overrides).module).miner) is miners.BatchHardMiner
+    assert instantiate(composed(f"loss={name}", "miner=none").module).miner is None
+
+
+@pytest.mark.parametrize("name", GROUPS["miner"])
+def test_a_miner_is_named_as_in_pytorch_metric_learning(composed, name):
+    miner = instantiate(composed(f"miner={name}").module).miner
+    if name == "semihard":
+        assert miner.type_of_triplets == name
+    else:
+        assert type(miner).__name__.lower() == {"none": "nonetype"}.get(name, f"{name.replace('_', '')}miner")
+
+
+@pytest.mark.parametrize("name", GROUPS["backbone"])
+def test_a_backbone_follows_the_images_channels(composed, name):
+    for dataset, channels in (("glyphs", 1), ("image_folder", 3)):
+        backbone = instantiate(composed(f"dataset={dataset}", f"backbone={name}", *needed("backbone", name)).backbone)
+        assert next(backbone.parameters()).shape[1] == channels
+    assert backbone.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, backbone.out_features)
+
+
+def test_loggers_write_into_the_run_folder(composed, tmp_path):
+    kinds = {"csv": [CSVLogger], "tensorboard": [TensorBoardLogger], "default": [CSVLogger, TensorBoardLogger]}
+    for name in GROUPS["logger"]:
+        loggers = instantiate(composed(f"logger={name}").logger).values()
+        assert [type(logger) for logger in loggers] == kinds.get(name, [])
+        assert all(Path(logger.log_dir).parent == tmp_path / "run" for logger in loggers)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_is_asked_for_and_missed(composed):
+    with pytest.raises(InstantiationException) as raised:
+        instantiate(composed("trainer=gpu").trainer)
+    assert isinstance(raised.value.__cause__, MisconfigurationException)
+
+
+@pytest.mark.parametrize("name", GROUPS["experiment"])
+def test_an_experiment_wins_over_the_defaults_and_loses_to_the_command_line(composed, name):
+    cfg = composed(f"experiment={name}", "dataset.num_classes=13")
+    assert cfg != composed("dataset.num_classes=13")
+    assert cfg.dataset.num_classes == 13
+
+
+@pytest.mark.parametrize("group", ["dataset", "backbone", "trainer"])
+def test_evaluation_composes_with_the_same_choices(group):
+    for name in GROUPS[group]:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("evaluate", [f"{group}={name}"])
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            assert set(compose("train", [f"{group}={name}"])[group]) == set(cfg[group])
+
+
+class Watch(pl.Callback):
+    """Write down losses and the loss's own weights."""
+
+    def __init__(self, divide):
+        self.divide, self.losses, self.depths, self.pull = divide, [], [], 0.0
+
+    def on_train_start(self, trainer, module):
+        self.owned = [parameter.detach().clone() for parameter in module.loss.parameters()]
+
+    def on_after_backward(self, trainer, module):
+        self.pull += float(module.embedding.weight.grad.abs().sum())
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.losses.append(float(outputs["loss"]))
+        self.depths.append(self.divide.stage.depth if self.divide.learner is not None else 0)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("name", GROUPS["loss"])
+def test_every_loss_trains_at_every_depth(composed, name, depth):
+    epochs = max(depth, 1)
+    cfg = composed(
+        f"loss={name}",
+        f"divide.split_depth={depth}",
+        "divide={warmup_epochs: 0, every_n_epochs: 1, conquer_at: null}",
+        "dataset.num_classes=24",
+        "data.batch_size=16",
+        "module.embedding_dim=16",
+        "trainer={accelerator: cpu, limit_train_batches: 2, limit_val_batches: 0, enable_progress_bar: false}",
+        f"trainer.max_epochs={epochs}",
+    )
+    data = instantiate(cfg.data)
+    cfg.num_classes = len(data.splits.train.classes)
+    module, divide = instantiate(cfg.module), instantiate(cfg.divide)
+    watch = Watch(divide)
+    # The callback forgets the learner at a batch's end, so whoever wants to know it comes first.
+    trainer = instantiate(cfg.trainer, callbacks=[watch, divide], logger=False, enable_checkpointing=False)
+    trainer.fit(module, data)
+    assert np.isfinite(watch.losses).all()
+    assert len(watch.losses) == 2 * epochs
+    assert watch.depths[-1] == depth
+    assert watch.pull > 0
+    assert all(not torch.equal(old, new) for old, new in zip(watch.owned, module.loss.parameters(), strict=True))
