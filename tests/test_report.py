@@ -14,9 +14,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from divconq_pl.summary import division_line
 from divconq_pl.errors import InputError
 from divconq_pl.report import average_over_seeds, collect_runs, print_results, write_json
+from divconq_pl.summary import division_line
 
 
 def run(name: str, *overrides: str, train: float | None = None, **numbers: float) -> dict[str, Any]:

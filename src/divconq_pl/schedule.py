@@ -100,7 +100,8 @@ class ConquerScheduler:
         )
         self.conquer_at = None if conquer_at is None else _epoch("conquer_at", conquer_at, max_epochs)
         self.merge_at = None if merge_at is None else _epoch("merge_at", merge_at, max_epochs)
-        if split_depth and self.merge_at is not None and self.conquer_at is not None and self.merge_at > self.conquer_at:
+        in_order = self.merge_at is None or self.conquer_at is None or self.merge_at <= self.conquer_at
+        if split_depth and not in_order:
             raise InputError(
                 f"merge_at={merge_at} (epoch {self.merge_at}) comes after conquer_at={conquer_at} (epoch "
                 f"{self.conquer_at}); merge first"
