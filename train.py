@@ -47,11 +47,10 @@ def main(cfg: DictConfig) -> float:
     began = time.perf_counter()
     try:
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
-    except SystemExit as stop:  # what the Trainer makes of Ctrl-C
+    except SystemExit:  # what the Trainer makes of Ctrl-C
         if trainer.interrupted:
             kept = max(Path(checkpoint.dirpath).glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
             print(f"interrupted; go on with ckpt_path={kept}" if kept else "interrupted before the first step")
-            raise KeyboardInterrupt from stop
         raise
     seconds = time.perf_counter() - began
     divisions = list(divide.history) if divide else []  # the test restores those of the best epoch

@@ -46,7 +46,7 @@ class Steps(pl.Callback):
         self.losses.append(outputs["loss"].item())
 
 
-@pytest.mark.parametrize("miner", [None, miners.MultiSimilarityMiner()])
+@pytest.mark.parametrize("miner", [None, miners.BatchHardMiner()])
 def test_the_loss_is_that_of_pytorch_metric_learning_by_hand(miner):
     mine, steps, loss = module(losses.TripletMarginLoss(), miner, optimizer=partial(SGD, lr=0.0)), Steps(), None
     trainer(steps, max_epochs=1, limit_train_batches=3).fit(mine, loader(Values()))

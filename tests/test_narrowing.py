@@ -385,11 +385,18 @@ def test_under_autocast_it_computes_in_single_precision(name: str) -> None:
         assert torch.equal(weight, before[key])
 
 
-def test_half_precision_weights_stay_so() -> None:
-    wide = make("ProxyAnchorLoss").bfloat16()
-    narrowed(wide)
+def test_half_precision_weights_stay_so_and_compute_in_single() -> None:
+    wide, native = make("ProxyAnchorLoss").bfloat16(), make("ProxyAnchorLoss").float()
+    subspaces = LearnedSubspaces(WIDTH, 0)
+    narrow_losses(wide, subspaces)
+    mask = sample(4, 1)[0].abs().float()
+    subspaces.load_masks_state(mask[None])
+    subspaces.activate(0)
     z = leaf(sample(1).bfloat16())
-    wide(z, LABELS).backward()
+    loss = wide(z, LABELS)
+    loss.backward()
+    native.load_state_dict({"proxies": wide.proxies.detach().float() * mask})
+    assert_close(loss, native(z.detach().float() * mask, LABELS))
     assert wide.proxies.dtype == wide.proxies.grad.dtype == z.grad.dtype == torch.bfloat16
 
 

@@ -42,6 +42,10 @@ def run_command(main: Callable[[], Any], config_dir: Path, config_name: str) -> 
         main()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # the Trainer gives 1 for it
+            sys.exit(INTERRUPTED)
+        raise
     except (InputError, HydraException, OmegaConfBaseException, MisconfigurationException) as error:
         _stop(explain(error, sys.argv[1:], config_dir, config_name))
 
@@ -124,8 +128,9 @@ def _check_new(name: str, folder: str) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         occupied = any(path.iterdir())
-        (path / ".writable").touch()
-        (path / ".writable").unlink()
+        if not occupied:
+            (path / ".writable").touch()
+            (path / ".writable").unlink()
     except OSError as error:
         _stop(f"the run folder {folder!r} cannot be written ({error.strerror}); choose another {name}=...")
     if occupied:

@@ -138,7 +138,7 @@ def _narrow(
                     f"{type(module).__name__} was given embeddings of width {values.shape[-1]}, but the embedding "
                     f"layer gives {subspaces.width}; name the layer that gives the embedding with embedding='...'"
                 )
-        if subspaces.active is None or "embeddings" not in narrowed:
+        if not subspaces.narrows or "embeddings" not in narrowed:
             return None
         device = given["embeddings"].device.type  # torch.autocast could not span two hooks in compiled code
         stack.callback(torch.set_autocast_enabled, device, torch.is_autocast_enabled(device))

@@ -37,7 +37,7 @@ class Subspaces(nn.Module, ABC):
         self.split_depth = split_depth
         self.depth = 0
         self.active: int | None = None
-        self._narrows = False  # compiled code asks this and not which one is active, or it would be compiled for each
+        self.narrows = False  # compiled code asks this and not which one is active, or it would be compiled for each
 
     @staticmethod
     @abstractmethod
@@ -57,7 +57,7 @@ class Subspaces(nn.Module, ABC):
         if learner is not None and not 0 <= learner < 2**self.depth:
             raise IndexError(f"learner {learner} does not exist among {2**self.depth}")
         self.active = learner
-        self._narrows = learner is not None
+        self.narrows = learner is not None
 
     def _check_depth(self, depth: int) -> None:
         if not 0 <= depth <= self.split_depth:
@@ -84,7 +84,7 @@ class FixedSubspaces(Subspaces):
         tensor([4, 5, 6, 7])
     """
 
-    indices: Tensor
+    learner: Tensor
 
     def __init__(self, width: int, split_depth: int) -> None:
         super().__init__(width, split_depth)
@@ -97,7 +97,7 @@ class FixedSubspaces(Subspaces):
                 f"an embedding of width {width} cannot be cut into {learners} equal subspaces of at least "
                 f"{SMALLEST_WIDTH} coordinates; use a width of {widths}, or a smaller split_depth than {split_depth}"
             )
-        self.register_buffer("indices", torch.arange(width), persistent=False)
+        self.register_buffer("learner", torch.zeros(1, dtype=torch.int64), persistent=False)
 
     @staticmethod
     def deepest(width: int) -> int:
@@ -112,18 +112,19 @@ class FixedSubspaces(Subspaces):
         self._check_depth(depth)
         self.depth = depth
         self.activate(None)
-        self.indices = torch.arange(self.width >> depth, device=self.indices.device)
 
     def activate(self, learner: int | None) -> None:
         """Make ``learner`` the active one; ``None`` means the full embedding."""
         super().activate(learner)
         if learner is not None:
-            width = self.width >> self.depth
-            torch.arange(learner * width, (learner + 1) * width, out=self.indices)
+            self.learner.fill_(learner)
 
     def narrow(self, values: Tensor, dim: int) -> Tensor:
         """Return the coordinates of the active slice."""
-        return values.index_select(dim, self.indices) if self._narrows else values
+        if not self.narrows:
+            return values
+        learners, dim = 1 << self.depth, dim % values.ndim
+        return values.unflatten(dim, (learners, self.width // learners)).index_select(dim, self.learner).squeeze(dim)
 
 
 class LearnedSubspaces(Subspaces):
@@ -196,7 +197,7 @@ class LearnedSubspaces(Subspaces):
 
     def narrow(self, values: Tensor, dim: int) -> Tensor:
         """Return ``values`` times the active mask."""
-        if not self._narrows:
+        if not self.narrows:
             return values
         mask = torch.stack(list(self.parameters())).index_select(0, self.choice).relu().to(values.dtype)
         return values * mask.view([-1 if i == dim % values.ndim else 1 for i in range(values.ndim)])

@@ -1,0 +1,343 @@
+"""train.py and evaluate.py as a user runs them: what they leave, print and refuse."""
+
+import csv
+import json
+import logging
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import divconq_pl
+
+ROOT = Path(__file__).parent.parent
+TINY = ["dataset.num_classes=24", "dataset.size=16", "data.batch_size=16", "trainer.enable_progress_bar=false"]
+TESTED = {*(f"test/recall_at_{k}" for k in (1, 2, 4, 8)), "test/map_at_r", "test/r_precision"}
+PATIENCE = 180  # seconds until a program counts as stuck
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    return tmp_path_factory.mktemp("workplace")
+
+
+@pytest.fixture(scope="module")
+def start(workplace):
+    """Start a program in an empty folder, as from a shell."""
+    source = str(Path(divconq_pl.__file__).resolve().parent.parent)
+    environment = {**os.environ, "PYTHONPATH": source, "DIVCONQ_CACHE": str(workplace / "cache"), "OMP_NUM_THREADS": "1"}
+
+    def start(script, *arguments):
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / script), *arguments],
+            cwd=workplace,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A test run in the background has Ctrl-C switched off, and its children would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    return start
+
+
+def finish(process):
+    """Wait for the end of a program and return its exit code, standard output and standard error."""
+    try:
+        out, err = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def call(monkeypatch, capfd, workplace):
+    """Run a program in this process, which takes a fraction of the time; return what `finish` does."""
+    handlers, level, on_interrupt = logging.root.handlers[:], logging.root.level, signal.getsignal(signal.SIGINT)
+    # What the program sets for itself is taken back after the test.
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("DIVCONQ_CACHE", str(workplace / "cache"))
+
+    def call(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capfd.readouterr()
+
+    yield call
+    for handler in set(logging.root.handlers) - set(handlers):
+        handler.close()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    signal.signal(signal.SIGINT, on_interrupt)
+
+
+@pytest.fixture(scope="module")
+def sweep(start, workplace):
+    """Two runs in one command, with what it printed."""
+    arguments = ["-m", "divide=none,hierarchical", "trainer.max_epochs=4", "hydra.sweep.dir=sweep", *TINY]
+    code, out, err = finish(start("train.py", *arguments))
+    assert code == 0, err
+    return workplace / "sweep", out
+
+
+@pytest.fixture(scope="module")
+def results(sweep):
+    return [json.loads((sweep[0] / run / "results.json").read_text()) for run in "01"]
+
+
+@pytest.mark.parametrize("run", [0, 1], ids=["plain", "divided"])
+def test_results_have_the_documented_names(results, run):
+    found = results[run]
+    seconds = {"train/seconds", "division/seconds"}
+    assert set(found) == {*TESTED, *seconds, "val/recall_at_1", "seed", "overrides", "name"}
+    assert all(0 <= found[name] <= 1 for name in (*TESTED, "val/recall_at_1"))
+    assert found["test/recall_at_1"] <= found["test/recall_at_2"] <= found["test/recall_at_8"]
+    assert found["test/map_at_r"] <= found["test/r_precision"]
+    assert found["train/seconds"] > found["division/seconds"]
+    assert (found["division/seconds"] > 0) == bool(run)
+    assert found["seed"] == 0
+    assert found["overrides"][0] == ("divide=none", "divide=hierarchical")[run]
+    assert {name.lower() for name in found["overrides"]} >= set(TINY)
+
+
+@pytest.mark.parametrize("run", [0, 1], ids=["plain", "divided"])
+def test_the_best_checkpoint_is_that_of_the_best_validated_epoch(sweep, results, run):
+    folder = sweep[0] / str(run)
+    with (folder / "csv" / "metrics.csv").open() as file:
+        rows = [(int(r["epoch"]), float(r["val/recall_at_1"])) for r in csv.DictReader(file) if r["val/recall_at_1"]]
+    assert [epoch for epoch, _ in rows] == [0, 1, 2, 3]
+    best, recall = max(rows, key=lambda row: row[1])
+    assert results[run]["val/recall_at_1"] == pytest.approx(recall)
+    kept = {name: torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")}
+    assert kept["best"]["epoch"] == best
+    assert kept["last"]["epoch"] == 3
+    assert len(list((folder / "checkpoints").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("run", "pictures"), [(0, ["gallery"]), (1, ["clusters", "gallery", "tree"])], ids=["plain", "divided"]
+)
+def test_a_run_leaves_pictures_and_logs(sweep, run, pictures):
+    folder = sweep[0] / str(run)
+    found = sorted((folder / "pictures").iterdir())
+    assert [path.name for path in found] == [f"{name}.png" for name in pictures]
+    for path in found:
+        with Image.open(path) as picture:
+            picture.load()
+            assert min(picture.size) > 100
+    logged = b"".join(path.read_bytes() for path in (folder / "tensorboard").glob("events.*"))
+    for tag in (b"train/loss", b"val/recall_at_1", b"test/map_at_r"):
+        assert tag in logged
+    assert (b"division/clusters" in logged) == bool(run)
+
+
+def test_a_run_prints_its_numbers_and_a_sweep_one_table_of_all(sweep, results):
+    out = sweep[1]
+    one, two = (f"{100 * found['test/recall_at_1']:.2f}" for found in results)
+    assert out.count("Unseen classes, best epoch by validation") == 2
+    comparison = out[out.index("Results of sweep") :]
+    rows = [line.split() for line in comparison.splitlines() if line.split()[:1] in (["none"], ["hierarchical"])]
+    assert [row[:2] for row in rows] == [["none", one], ["hierarchical", two]]
+    assert comparison.count("R@1") == 1
+    assert out.index("Results of sweep") > out.index(f"everything of this run is in {sweep[0] / '1'}")
+    for place, recall in enumerate((one, two)):
+        assert re.search(rf"^ *{place} +{recall} ", out, re.MULTILINE)
+
+
+def test_evaluation_gives_the_numbers_of_the_run(call, sweep, results, tmp_path):
+    best = sweep[0] / "1" / "checkpoints" / "best.ckpt"
+    code, out, _ = call("evaluate.py", f"checkpoint={best}", "json=again/numbers.json")
+    assert code == 0
+    again = json.loads((tmp_path / "again" / "numbers.json").read_text())
+    assert set(again) == {*TESTED, "name"}
+    assert {name: again[name] for name in TESTED} == pytest.approx({name: results[1][name] for name in TESTED})
+    assert f"{100 * results[1]['test/map_at_r']:.2f}" in out
+
+
+# Many images of a character in each typeface: long epochs, so that Ctrl-C comes in the middle of one.
+LONG = [*TINY, "dataset.images_per_typeface=10", "logger=csv", "divide={split_depth: 1, warmup_epochs: 0}"]
+
+
+@pytest.fixture(scope="module")
+def interrupted(start, workplace):
+    """A run that was stopped by Ctrl-C after its first epoch."""
+    process = start("train.py", *LONG, "trainer.max_epochs=200", "hydra.run.dir=interrupted")
+    deadline = time.monotonic() + PATIENCE
+    while not (workplace / "interrupted" / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None, process.communicate()[1]
+        if time.monotonic() > deadline:
+            process.kill()
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    return workplace / "interrupted", *finish(process)
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def batches_done(checkpoint):
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    return progress["total"]["completed"], progress["current"]["completed"]
+
+
+def test_an_interrupt_keeps_the_middle_of_the_epoch_and_leaves_the_best_alone(interrupted):
+    folder, code, out, err = interrupted
+    assert code == 130, err
+    assert "Traceback" not in err
+    path = folder / "checkpoints" / "interrupted.ckpt"
+    assert f"interrupted; go on with ckpt_path={path}" in out
+    kept, best = load(path), load(folder / "checkpoints" / "best.ckpt")
+    assert batches_done(kept)[1] > 0
+    assert batches_done(kept)[0] > batches_done(best)[0]
+    per_epoch = batches_done(best)[0] // (best["epoch"] + 1)
+    assert batches_done(best)[0] == per_epoch * (best["epoch"] + 1)  # written at the end of an epoch
+    assert batches_done(kept)[0] % per_epoch != 0
+    assert not (folder / "results.json").exists()
+
+
+def test_an_interrupted_run_goes_on_where_it_was(interrupted, call, tmp_path):
+    path = interrupted[0] / "checkpoints" / "interrupted.ckpt"
+    kept, best = load(path), load(interrupted[0] / "checkpoints" / "best.ckpt")
+    epochs = kept["epoch"] + 1
+    arguments = [*LONG, f"trainer.max_epochs={epochs}", f"ckpt_path={path}", "hydra.run.dir=resumed"]
+    code, out, _ = call("train.py", *arguments)
+    assert code == 0
+    assert f"everything of this run is in {tmp_path / 'resumed'}" in out
+    last = load(tmp_path / "resumed" / "checkpoints" / "last.ckpt")
+    assert last["global_step"] == epochs * batches_done(best)[0] // (best["epoch"] + 1)
+    with (tmp_path / "resumed" / "csv" / "metrics.csv").open() as file:
+        assert min(int(row["step"]) for row in csv.DictReader(file)) >= kept["global_step"]
+    assert json.loads((tmp_path / "resumed" / "results.json").read_text())["name"] == "resumed"
+
+
+def test_a_wrong_name_gives_one_line_and_nothing_else(call, tmp_path):
+    code, out, err = call("train.py", "loss=margn")
+    assert (code, out) == (2, "")
+    assert not list(tmp_path.iterdir())
+    losses = "arcface, contrastive, margin, multi_similarity, ntxent, proxy_anchor, proxy_nca, triplet"
+    assert err == f"error: there is no loss=margn; did you mean 'loss=margin'? loss has: {losses}\n"
+
+
+def refusal(outcome):
+    """Return the last line of what a program said before it exited with code 2."""
+    code, out, err = outcome
+    assert code == 2
+    assert "Traceback" not in out + err
+    line = err.splitlines()[-1]
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["divide.splt_depth=2"], r"no 'divide\.splt_depth'; did you mean 'divide\.split_depth'\? divide has: .*warmup"),
+        (["lss=margin"], r"no 'lss'; did you mean 'loss'\? the configuration has: backbone, .* trainer$"),
+        (["loss=triplet", "loss.beta=1"], r"no 'loss\.beta'; loss has: margin$"),
+        (["divide=none", "divide.split_depth=1"], r"no 'divide\.split_depth'; .*divide"),
+        (["-m", "divide=flatt,none"], r"no divide=flatt; did you mean 'divide=flat'\? divide has: flat, hierarchical"),
+        (["dataset=image_folder"], r"Missing mandatory value: .*dataset\.root"),
+        (["dataset=image_folder", "dataset.root=nowhere"], r"root='nowhere' does not exist; give a folder"),
+        ([*TINY, "data.batch_size=18"], r"batch_size=18 cannot hold .* use images_per_class=2, batch_size=16 or"),
+        ([*TINY, "module.embedding_dim=30"], r"width 30 cannot be cut into 4 equal subspaces .* use a width of 28 or 32"),
+        (["dataset.num_classes=-1"], r"num_classes=-1"),
+        ([*TINY, "backbone=torchvision", "backbone.name=resnet51"], r"Unknown backbone 'resnet51': torchvision has resnet50"),
+        (["ckpt_path=nowhere.ckpt"], r"ckpt_path='nowhere\.ckpt' is no file"),
+        pytest.param(
+            [*TINY, "trainer.accelerator=gpu"],
+            r"error: No supported gpu backend found!$",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_what_is_wrong_with_the_input_is_said_in_one_line(call, arguments, message):
+    line = refusal(call("train.py", *arguments, "trainer.enable_progress_bar=false", "logger=none"))
+    assert re.search(message, line), line
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
+        for path in [folder, *folder.rglob("*")]
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [(["hydra.run.dir=old"], r"hydra\.run\.dir"), (["-m", "seed=0,1", "hydra.sweep.dir=old"], r"hydra\.sweep\.dir")],
+    ids=["run", "sweep"],
+)
+def test_a_folder_that_holds_something_is_left_as_it_is(call, tmp_path, arguments, key):
+    (tmp_path / "old" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "old" / "checkpoints" / "best.ckpt").write_text("precious")
+    before = contents(tmp_path / "old")
+    line = refusal(call("train.py", *arguments))
+    assert re.search(rf"folder 'old' is not empty, and nothing is overwritten; choose another {key}=", line)
+    assert contents(tmp_path / "old") == before
+
+
+def test_a_folder_that_cannot_be_written_is_refused(call, tmp_path):
+    (tmp_path / "file").write_text("")
+    line = refusal(call("train.py", "hydra.run.dir=file/run"))
+    assert re.search(r"folder 'file/run' cannot be written \(Not a directory\); choose another hydra\.run\.dir=", line)
+
+
+def test_evaluation_says_what_is_wrong_with_a_checkpoint(call, sweep):
+    best = f"checkpoint={sweep[0] / '0' / 'checkpoints' / 'best.ckpt'}"
+    for arguments, message in (
+        ([], r"no checkpoint given; use checkpoint=PATH"),
+        (["checkpoint=nowhere.ckpt"], r"checkpoint='nowhere\.ckpt' is no file"),
+        ([f"checkpoint={sweep[0] / '0' / 'results.json'}"], r"results\.json' is damaged or no checkpoint of train\.py"),
+        ([best, "backbone=small", "channels=3"], r"shape \(32, 1, 3, 3\) instead of \(32, 3, 3, 3\)"),
+        ([best, "backbone=resnet18", "channels=1"], r"does not fit Backbone: .* is missing, .* and \d+ more"),
+        ([best, "dataset=image_folder", "dataset.root=nowhere"], r"root='nowhere' does not exist"),
+        ([best, "checkpont=x"], r"no 'checkpont'; did you mean 'checkpoint'\?"),
+    ):
+        line = refusal(call("evaluate.py", *arguments))
+        assert re.search(message, line), line
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_help_lists_the_groups_and_their_choices(call, script):
+    code, out, err = call(script, "--help")
+    assert code == 0
+    assert err == ""
+    listed, _, _ = out.partition("_target_")
+    groups = dict(reversed(re.findall(r"^(\w+): (\w+(?:, \w+)*)$", listed, re.MULTILINE)))  # before the values
+    for folder in (path for path in (ROOT / "conf").iterdir() if path.is_dir()):
+        choices = sorted(path.stem for path in folder.glob("*.yaml"))
+        if script == "train.py" or folder.name in ("dataset", "backbone", "trainer"):
+            assert groups[folder.name].split(", ") == choices
+    assert f"python {script}" in out
+    assert "$" not in re.sub(r"\$\{.*?\}", "", out)  # no placeholder is left
+    assert max(map(len, out.splitlines())) <= 140
+
+
+def stopped(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_at_any_time_gives_its_own_exit_code(call, sweep, monkeypatch):
+    monkeypatch.setattr("divconq_pl.module.DivideConquerModule.on_test_epoch_end", stopped)
+    best = sweep[0] / "1" / "checkpoints" / "best.ckpt"
+    assert call("evaluate.py", f"checkpoint={best}")[0] == 130
+    monkeypatch.setattr("pytorch_lightning.seed_everything", stopped)
+    assert call("train.py")[0] == 130
