@@ -33,7 +33,12 @@ def workplace(tmp_path_factory):
 def start(workplace):
     """Start a program in an empty folder, as from a shell."""
     source = str(Path(divconq_pl.__file__).resolve().parent.parent)
-    environment = {**os.environ, "PYTHONPATH": source, "DIVCONQ_CACHE": str(workplace / "cache"), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": source,
+        "DIVCONQ_CACHE": str(workplace / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
 
     def start(script, *arguments):
         return subprocess.Popen(
@@ -248,7 +253,10 @@ def refusal(outcome):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["divide.splt_depth=2"], r"no 'divide\.splt_depth'; did you mean 'divide\.split_depth'\? divide has: .*warmup"),
+        (
+            ["divide.splt_depth=2"],
+            r"no 'divide\.splt_depth'; did you mean 'divide\.split_depth'\? divide has: .*warmup",
+        ),
         (["lss=margin"], r"no 'lss'; did you mean 'loss'\? the configuration has: backbone, .* trainer$"),
         (["loss=triplet", "loss.beta=1"], r"no 'loss\.beta'; loss has: margin$"),
         (["divide=none", "divide.split_depth=1"], r"no 'divide\.split_depth'; .*divide"),
@@ -256,9 +264,15 @@ def refusal(outcome):
         (["dataset=image_folder"], r"Missing mandatory value: .*dataset\.root"),
         (["dataset=image_folder", "dataset.root=nowhere"], r"root='nowhere' does not exist; give a folder"),
         ([*TINY, "data.batch_size=18"], r"batch_size=18 cannot hold .* use images_per_class=2, batch_size=16 or"),
-        ([*TINY, "module.embedding_dim=30"], r"width 30 cannot be cut into 4 equal subspaces .* use a width of 28 or 32"),
+        (
+            [*TINY, "module.embedding_dim=30"],
+            r"width 30 cannot be cut into 4 equal subspaces .* use a width of 28 or 32",
+        ),
         (["dataset.num_classes=-1"], r"num_classes=-1"),
-        ([*TINY, "backbone=torchvision", "backbone.name=resnet51"], r"Unknown backbone 'resnet51': torchvision has resnet50"),
+        (
+            [*TINY, "backbone=torchvision", "backbone.name=resnet51"],
+            r"Unknown backbone 'resnet51': torchvision has resnet50",
+        ),
         (["ckpt_path=nowhere.ckpt"], r"ckpt_path='nowhere\.ckpt' is no file"),
         pytest.param(
             [*TINY, "trainer.accelerator=gpu"],
