@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from divconq_pl import DivideConquerCallback
 from divconq_pl.app import KeepConfig, run_command
-from divconq_pl.checkpoint import read_checkpoint
+from divconq_pl.checkpoint import check_fit, read_checkpoint
 from divconq_pl.pictures import draw_divisions, draw_gallery
 from divconq_pl.report import print_results, write_json
 
@@ -33,12 +33,13 @@ def main(cfg: DictConfig) -> float:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    if cfg.ckpt_path is not None:
-        read_checkpoint(cfg.ckpt_path, "ckpt_path")  # or say what is wrong with it before anything is built
+    resumed = None if cfg.ckpt_path is None else read_checkpoint(cfg.ckpt_path, "ckpt_path")
 
     data = instantiate(cfg.data)
     cfg.num_classes = len(data.splits.train.classes)
     module = instantiate(cfg.module)
+    if resumed is not None:
+        check_fit(module, resumed["state_dict"])
     divide: DivideConquerCallback | None = instantiate(cfg.divide) or None
     checkpoint = instantiate(cfg.checkpoint)
     callbacks = [*instantiate(cfg.callbacks).values(), *([divide] if divide else []), checkpoint, KeepConfig(cfg)]

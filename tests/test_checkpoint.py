@@ -159,7 +159,7 @@ def test_a_backbone_of_ones_own_is_given_not_named():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.pop("embedding.bias"), r"does not fit Backbone: embedding\.bias is missing$"),
+        (lambda w: w.pop("embedding.bias"), r"does not fit DivideConquerModule: embedding\.bias is missing$"),
         (lambda w: w.update({"embedding.gain": torch.ones(1)}), r"embedding\.gain is unknown$"),
         (
             lambda w: w.update({"embedding.weight": torch.ones(8, 16)}),

@@ -127,7 +127,7 @@ def _check_new(name: str, folder: str) -> None:
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        occupied = any(path.iterdir())
+        occupied = [entry for entry in path.iterdir() if entry.name != ".hydra" and entry.suffix != ".log"]
         if not occupied:
             (path / ".writable").touch()
             (path / ".writable").unlink()

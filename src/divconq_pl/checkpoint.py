@@ -74,6 +74,17 @@ def load_embedder(content: dict[str, Any], backbone: nn.Module | None = None) ->
     backbone = backbone or build_trusted({**config["backbone"], **_without_download(config["backbone"])}, "backbone")
     module = DivideConquerModule(backbone, config["embedding_dim"], nn.Identity(), recall_ks=tuple(config["recall_ks"]))
     weights = {k: v for k, v in content["state_dict"].items() if k.startswith(("backbone.", "embedding."))}
+    check_fit(module, weights)
+    module.load_state_dict(weights)
+    return module
+
+
+def check_fit(module: nn.Module, weights: dict[str, Any]) -> None:
+    """Refuse weights that are not those of a module.
+
+    Raises:
+        InputError: it names the first few that do not fit.
+    """
     own = module.state_dict()
     unfit = [
         *(f"{name} is missing" for name in own if name not in weights),
@@ -86,9 +97,7 @@ def load_embedder(content: dict[str, Any], backbone: nn.Module | None = None) ->
     ]
     if unfit:
         more = f" and {len(unfit) - 3} more" if len(unfit) > 3 else ""
-        raise InputError(f"the checkpoint does not fit {type(backbone).__name__}: {', '.join(unfit[:3])}{more}")
-    module.load_state_dict(weights)
-    return module
+        raise InputError(f"the checkpoint does not fit {type(module).__name__}: {', '.join(unfit[:3])}{more}")
 
 
 def _is_trusted(target: str) -> bool:

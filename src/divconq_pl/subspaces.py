@@ -124,7 +124,8 @@ class FixedSubspaces(Subspaces):
         if not self.narrows:
             return values
         learners, dim = 1 << self.depth, dim % values.ndim
-        return values.unflatten(dim, (learners, self.width // learners)).index_select(dim, self.learner).squeeze(dim)
+        slices: Tensor = values.unflatten(dim, (learners, self.width // learners))
+        return slices.index_select(dim, self.learner).squeeze(dim)
 
 
 class LearnedSubspaces(Subspaces):
