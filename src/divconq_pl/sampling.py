@@ -247,33 +247,35 @@ class ClusterStream:
 
     def draw(self) -> list[int]:
         """Return the images of the next batch of each process, one after another, those of a class side by side."""
-        uniform = self._rng.random
+        uniform, due, drawn = self._rng.random, self._due, self._drawn
         batch: list[int] = []
         waiting: list[tuple[float, int]] = []
         for _ in range(self._world_size):
             turns = []
             room = self._batch_size
             while room:
-                if not self._due:  # too few classes for all processes: some come in several of their batches
-                    self._due, waiting = waiting, []
-                    heapify(self._due)
-                c = heappop(self._due)[1]
-                images, share = self._classes[c], self._shares[c]
-                n, drawn = len(images), self._drawn[c]
-                count = min(share, room)
-                if room - count == 1:  # rather than a lone image of the next class
-                    count += 1 if count < n else -1 if count > 2 else 0
-                start = drawn % n
-                if start + count <= n:
-                    batch += images[start : start + count]
-                else:
-                    batch += [images[i % n] for i in range(start, start + count)]
+                if not due:  # too few classes for all processes: some come in several of their batches
+                    due += waiting
+                    heapify(due)
+                    waiting = []
+                c = heappop(due)[1]
+                images, count = self._classes[c], self._shares[c]
+                n = len(images)
+                if count >= room - 1:
+                    count = min(count, room)
+                    if room - count == 1:  # rather than a lone image of the next class
+                        count += 1 if count < n else -1 if count > 2 else 0
+                start = drawn[c] % n
+                stop = start + count
+                batch += images[start:stop]
+                if stop > n:
+                    batch += [images[i % n] for i in range(n, stop)]
                 room -= count
-                self._drawn[c] = drawn = drawn + count
-                turns.append(((drawn + uniform() * share) / n, c))
+                drawn[c] += count
+                turns.append(((drawn[c] + uniform() * self._shares[c]) / n, c))
             waiting += turns
         for turn in waiting:
-            heappush(self._due, turn)
+            heappush(due, turn)
         return batch
 
 
