@@ -344,10 +344,7 @@ class Wide(PlainModule):
         ({"train": loader(Vectors(torch.arange(192)))}, "0 of them with two or more images"),
         ({"cluster_dataset": Vectors(torch.arange(20) // 4)}, "20 images and the training data set 192"),
         ({"cluster_dataset": Vectors(torch.arange(CLASSES).repeat(PER_CLASS))}, "labels of cluster_dataset differ"),
-        (
-            {"module": PlainModule(loss=nn.CrossEntropyLoss())},
-            "no pytorch-metric-learning loss was found in PlainModule",
-        ),
+        ({"isolate": True, "subspaces": "learned"}, "needs fixed subspaces, LearnedSubspaces share"),
         ({"conquer_at": 0.5, "max_epochs": -1}, "conquer_at=0.5 is a fraction of max_epochs, which is not set"),
     ],
 )
@@ -429,6 +426,52 @@ def test_miners_and_losses_that_own_weights_train_in_their_subspace():
     run(DivideConquerCallback(split_depth=2, every_n_epochs=1), module)
     assert (module.loss.proxies != before).any(0).all()
     assert module.loss.proxies.shape == (CLASSES, WIDTH)
+
+
+class OwnLoss(PlainModule):
+    """A loss that is a function in the training step."""
+
+    def __init__(self):
+        super().__init__()
+        del self.loss
+
+    def training_step(self, batch, batch_idx):
+        z, labels = nn.functional.normalize(self(batch[0])), batch[1]
+        same, distance = labels[:, None] == labels, 1 - z @ z.T
+        return (distance[same].mean() - distance[~same].mean()).exp()
+
+
+def test_a_loss_that_is_a_function_sees_the_narrowed_output():
+    _, batches = run(DivideConquerCallback(split_depth=1, every_n_epochs=1, conquer_at=2), OwnLoss(), max_epochs=3)
+    trained = {epoch: {len(b["rows"]) for b in batches if b["epoch"] == epoch} for epoch in range(3)}
+    assert trained == {0: {WIDTH}, 1: {WIDTH // 2}, 2: {WIDTH}}
+    for batch in (b for b in batches if b["phase"] == "divided"):
+        learner = int(batch["assignment"][batch["images"][0]])
+        assert {row // (WIDTH // 2) for row in batch["rows"]} == {learner}
+
+
+class Pooled(PlainModule):
+    """The pooled features of a convolutional backbone are the embedding; there is no layer of its own for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(
+            nn.Unflatten(1, (3, 2, 2)), nn.Conv2d(3, WIDTH, 1), nn.BatchNorm2d(WIDTH), nn.AvgPool2d(2), nn.Flatten()
+        )
+        self.head = nn.Identity()
+
+
+def test_pooled_features_can_be_the_embedding():
+    widths = []
+
+    def cluster(features, num_clusters, *, seed):
+        widths.append(features.shape[1])
+        return torch.arange(len(features)) // PER_CLASS % num_clusters
+
+    callback = DivideConquerCallback(split_depth=1, every_n_epochs=1, clustering=cluster)
+    trainer(callback, max_epochs=2).fit(Pooled(), loader())
+    assert set(widths) == {WIDTH}
+    assert callback.history[-1]["clusters"] == 2
 
 
 def test_the_same_callback_can_be_fitted_again():

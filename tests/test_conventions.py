@@ -198,10 +198,16 @@ def test_a_layer_can_be_named() -> None:
 def test_a_layer_that_cannot_be_found_is_reported() -> None:
     with pytest.raises(InputError, match=r"embedding='head' is no layer of Network; .* backbone\.2"):
         find_embedding_layer(Network(), "head")
-    with pytest.raises(InputError, match=r"Sequential has no linear layer .* embedding="):
-        find_embedding_layer(nn.Sequential(nn.Conv2d(3, 4, 1)))
-    with pytest.raises(InputError, match=r"'embedding' \(Embedding\) has no out_features"):
-        find_embedding_layer(Network(embedding=nn.Embedding(3, 4)))
+    with pytest.raises(InputError, match=r"Sequential that gives the embedding is not to be found; .* embedding="):
+        find_embedding_layer(nn.Sequential(nn.ReLU()))
+    with pytest.raises(InputError, match=r"'embedding' \(ReLU\) has no out_features"):
+        find_embedding_layer(Network(embedding=nn.ReLU()))
+
+
+def test_without_a_linear_layer_it_is_the_last_part_that_tells_its_width() -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+    network = nn.ModuleDict({"backbone": backbone, "loss": losses.ProxyAnchorLoss(3, 4)})
+    assert find_embedding_layer(network) == ("backbone", backbone, 4)
 
 
 def test_the_backbone_is_all_but_embedding_layer_losses_and_masks() -> None:

@@ -61,12 +61,19 @@ def test_features_carry_no_gradient_and_nothing_is_looked_at_afterwards():
     assert not network.embedding._forward_hooks
 
 
-def test_features_of_any_shape_and_precision_become_rows():
+def test_features_of_a_whole_backbone_are_what_comes_out_of_it_in_single_precision():
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()).to(torch.bfloat16)
     images = torch.randn(4, 1, 5, 5, dtype=torch.bfloat16)
-    features = extract_features(network, network[0], [images], network, side="output")
-    assert features.dtype == torch.float32
-    assert torch.allclose(features, unit(network(images).float()), atol=1e-6)
+    for side in ("input", "output"):
+        features = extract_features(network, network, [images], network, side=side)
+        assert features.dtype == torch.float32
+        assert torch.allclose(features, unit(network(images).float()), atol=1e-6)
+
+
+def test_a_layer_that_gives_no_vectors_is_refused():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
+    with pytest.raises(InputError, match=r"Conv2d gives a tensor of shape \(4, 2, 3, 3\), not one vector per image"):
+        extract_features(network, network[0], [torch.randn(4, 1, 5, 5)], network)
 
 
 def test_whatever_goes_wrong_in_a_batch_leaves_the_network_as_it_was():

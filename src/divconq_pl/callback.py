@@ -19,7 +19,8 @@ from divconq_pl.clustering import kmeans
 from divconq_pl.division import TRIALS, Cluster, Division, check_divisible, divide
 from divconq_pl.errors import InputError
 from divconq_pl.feature_pass import training_features
-from divconq_pl.narrowing import WeightDims, narrow_losses
+from divconq_pl.isolation import embedding_slices, isolate
+from divconq_pl.narrowing import WeightDims, has_losses, loss_slices, narrow_losses, narrow_output
 from divconq_pl.routing import BatchRouter, check_loader
 from divconq_pl.sampling import Allotment
 from divconq_pl.schedule import ConquerScheduler, Stage
@@ -66,6 +67,9 @@ class DivideConquerCallback(_compat.CallbackBase):
         images_per_class: images of a class in a batch.
         allotment: how batches are shared among clusters, ``"proportional"`` or ``"equal"``.
         weight_dims: for losses of your own that own embedding-shaped weights, see :func:`.narrow_losses`.
+        isolate: keep the coordinates of the embedding layer and of the losses' weights outside of the active subspace
+            exactly where they are; otherwise momentum and weight decay move them, as in the authors' code. Costs a copy
+            of these parameters and their optimiser state per step; fixed subspaces only.
         seed: seed of clusterings and batches.
 
     Attributes:
@@ -99,6 +103,7 @@ class DivideConquerCallback(_compat.CallbackBase):
         images_per_class: int = 4,
         allotment: Allotment = "proportional",
         weight_dims: WeightDims | None = None,
+        isolate: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -118,13 +123,14 @@ class DivideConquerCallback(_compat.CallbackBase):
             "progressive": progressive,
         }
         self._make_subspaces = SUBSPACES[subspaces] if isinstance(subspaces, str) else subspaces
-        self._side: Literal["input", "output"] = "input" if cluster_on == "penultimate" else "output"
+        self._cluster_on = cluster_on
         self._embedding = embedding
         self._cluster_dataset = cluster_dataset
         self._cluster: Cluster = partial(kmeans, backend=clustering) if isinstance(clustering, str) else clustering
         self._images_per_class = images_per_class
         self._allotment = allotment
         self._weight_dims = weight_dims
+        self._isolate = isolate
         self._seed = seed
         self._handles: list[RemovableHandle] = []
         self._subspaces: Subspaces | None = None
@@ -173,9 +179,20 @@ class DivideConquerCallback(_compat.CallbackBase):
         if shortfall := self.schedule.shortfall(trainer.max_epochs):
             rank_zero_warn(shortfall)
         name, self._layer, width = conventions.find_embedding_layer(pl_module, self._embedding)
+        no_layer_of_its_own = self._embedding is None and name != "embedding" and not isinstance(self._layer, nn.Linear)
+        self._side: Literal["input", "output"] = (
+            "output" if self._cluster_on == "embedding" or no_layer_of_its_own else "input"
+        )
         self._subspaces = self._make_subspaces(width, self.schedule.split_depth)
         pl_module.add_module("divide_conquer_subspaces", self._subspaces)
-        self._handles = narrow_losses(pl_module, self._subspaces, self._weight_dims)
+        if has_losses(pl_module):
+            self._handles = narrow_losses(pl_module, self._subspaces, self._weight_dims)
+        else:
+            self._handles = [narrow_output(self._layer, self._subspaces)]
+            rank_zero_info(
+                f"{type(pl_module).__name__} has no loss of pytorch-metric-learning among its submodules, so the "
+                f"output of {name!r} is narrowed instead"
+            )
         if trainer.world_size > 1 and isinstance(self._subspaces, LearnedSubspaces):
             self._handles.append(self._layer.register_forward_hook(_anchored(self._subspaces)))
         self._frozen = conventions.backbone_parameters(pl_module, self._layer) if self.schedule.freeze_epochs else []
@@ -191,6 +208,10 @@ class DivideConquerCallback(_compat.CallbackBase):
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         optimised = {id(parameter) for group in groups for parameter in group["params"]}
         groups[0]["params"] += [mask for mask in self._subspaces.parameters() if id(mask) not in optimised]
+        if self._isolate:
+            losses = loss_slices(pl_module, self._subspaces.width, self._weight_dims)
+            slices = embedding_slices(self._layer, losses)
+            self._handles += [h for o in trainer.optimizers for h in isolate(o, slices, self._subspaces)]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what could not be divided later, and pick up the thread where a resumed epoch was left."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
@@ -15,6 +16,7 @@ from divconq_pl.errors import InputError
 from divconq_pl.subspaces import Subspaces
 
 INPUT_KEYS = ("image", "images", "input", "inputs", "x", "pixel_values", "data", "features")
+WIDTHS = ("out_features", "num_features", "out_channels", "embedding_dim")
 LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class")
 
 
@@ -102,7 +104,7 @@ def find_embedding_layer(module: nn.Module, name: str | None = None) -> tuple[st
     Args:
         module: the user's module.
         name: dotted name of the layer; by default ``embedding`` if there is such a submodule, otherwise the last linear
-            layer outside the losses.
+            layer outside the losses, otherwise the last submodule that tells its width: pooled features of a backbone.
 
     Returns:
         The layer's name, the layer, and the width of what it gives.
@@ -110,30 +112,34 @@ def find_embedding_layer(module: nn.Module, name: str | None = None) -> tuple[st
     Raises:
         InputError: if there is no such layer, or its width cannot be told.
     """
-    modules = dict(module.named_modules())
-    losses = tuple(f"{n}." for n, part in modules.items() if isinstance(part, BaseMetricLossFunction))
-    linear = [
-        n for n, part in modules.items() if isinstance(part, nn.Linear) and not f"{n}.".startswith(losses or "\0")
-    ]
-    if name is None:
-        if "embedding" not in modules and not linear:
-            raise InputError(
-                f"{type(module).__name__} has no linear layer that could give the embedding; "
-                f"name the layer with embedding='...'"
-            )
-        name = "embedding" if "embedding" in modules else linear[-1]
-    elif name not in modules:
+    modules = {n: part for n, part in module.named_modules(remove_duplicate=False) if n}
+    losses = tuple(f"{n}." for n, part in modules.items() if isinstance(part, (BaseMetricLossFunction, BaseMiner)))
+    layers = {n: part for n, part in modules.items() if not f"{n}.".startswith(losses or "\0")}
+    linear = [n for n, part in layers.items() if isinstance(part, nn.Linear)]
+    if name is not None and name not in modules:
         raise InputError(
             f"embedding={name!r} is no layer of {type(module).__name__}; "
             f"its linear layers are {', '.join(linear) or 'none'}"
         )
-    layer = modules[name]
-    last = [part for part in layer.modules() if hasattr(part, "out_features")]
-    if not last:
+    if name is None:
+        children = [n for n, _ in module.named_children() if n in layers and _width(layers[n])]
+        name = next(iter([*(["embedding"] if "embedding" in layers else []), *linear[-1:], *children[-1:]]), None)
+    if name is None or (width := _width(modules[name])) is None:
         raise InputError(
-            f"the layer {name!r} ({type(layer).__name__}) has no out_features; name a linear layer instead"
+            f"the layer of {type(module).__name__} that gives the embedding is not to be found"
+            + (f": {name!r} ({type(modules[name]).__name__}) has no out_features" if name else "")
+            + "; name a linear layer, or one with an attribute out_features, with embedding='...'"
         )
-    return name, layer, int(last[-1].out_features)
+    return name, modules[name], width
+
+
+def _width(layer: nn.Module) -> int | None:
+    """Return the width of what a layer gives, by its own word or by that of its last part that has one."""
+    for part in (layer, *reversed(list(layer.modules()))):
+        for attribute in WIDTHS:
+            if isinstance(width := getattr(part, attribute, None), int):
+                return width
+    return None
 
 
 def backbone_parameters(module: nn.Module, layer: nn.Module) -> list[nn.Parameter]:

@@ -30,20 +30,22 @@ def extract_features(
         layer: the embedding layer, a submodule of it. Its input are the penultimate features.
         batches: batches of the data.
         forward: runs the network on a batch.
-        side: side of the layer to look at.
+        side: side of the layer to look at; the output where the input is not one vector per image.
 
     Returns:
         The features, float32, shape (N, D), on the device of the network.
 
     Raises:
-        InputError: if the layer does not run exactly once per batch, or a feature is NaN or infinite.
+        InputError: if the layer does not run exactly once per batch, does not give vectors, or a feature is NaN or
+            infinite.
     """
     collected: list[Tensor] = []
 
-    def look(_: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
-        collected.append(inputs[0] if side == "input" else output)
+    def look(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        # What goes into a whole backbone are images; its features are what comes out.
+        collected.append(inputs[0] if side == "input" and inputs[0].ndim == 2 else output)
 
-    handle = layer.register_forward_pre_hook(look) if side == "input" else layer.register_forward_hook(look)
+    handle = layer.register_forward_hook(look)
     rows: list[Tensor] = []
     try:
         with evaluating(module):
@@ -54,7 +56,13 @@ def extract_features(
                         f"the embedding layer ran {len(collected)} times in one forward pass of "
                         f"{type(module).__name__}; name the layer that gives the embedding with embedding='...'"
                     )
-                rows.append(nn.functional.normalize(collected.pop().flatten(1).float()))
+                features = collected.pop()
+                if features.ndim != 2:
+                    raise InputError(
+                        f"the embedding layer {type(layer).__name__} gives a tensor of shape {tuple(features.shape)}, "
+                        "not one vector per image; name the layer that gives the embedding with embedding='...'"
+                    )
+                rows.append(nn.functional.normalize(features.float()))
     finally:
         handle.remove()
     features = torch.cat(rows)

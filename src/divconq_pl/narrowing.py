@@ -74,6 +74,37 @@ def narrow_losses(
     ]
 
 
+def narrow_output(layer: nn.Module, subspaces: Subspaces) -> RemovableHandle:
+    """Make everything after the embedding layer see the active subspace, for losses that are not of this library.
+
+    Args:
+        layer: the layer that gives the embedding.
+        subspaces: the subspaces, and which one is active.
+
+    Returns:
+        A handle whose ``remove()`` undoes it.
+    """
+    return layer.register_forward_hook(
+        lambda _, inputs, output: subspaces.narrow(output, output.ndim - 1) if subspaces.narrows else output
+    )
+
+
+def loss_slices(module: nn.Module, width: int, weight_dims: WeightDims | None = None) -> list[tuple[nn.Parameter, int]]:
+    """Return the parameters of all losses in ``module`` that are cut into subspaces, with the embedding's dimension."""
+    known = {**WEIGHT_DIMS, **(weight_dims or {})}
+    return [
+        (part.get_parameter(name), dim)
+        for part in module.modules()
+        if isinstance(part, _PARTS)
+        for name, dim in _embedding_weights(part, known, width).items()
+    ]
+
+
+def has_losses(module: nn.Module) -> bool:
+    """Tell whether a module has a loss of pytorch-metric-learning among its submodules."""
+    return any(isinstance(part, BaseMetricLossFunction) for part in module.modules())
+
+
 def _parts_inside(part: nn.Module) -> list[nn.Module]:
     """Return the losses and miners that another one calls."""
     return [inner for inner in part.modules() if isinstance(inner, _PARTS) and inner is not part]

@@ -37,6 +37,7 @@ class Subspaces(nn.Module, ABC):
         self.split_depth = split_depth
         self.depth = 0
         self.active: int | None = None
+        self.used: set[int] = set()  # learners that were active since the optimiser's last step
         self.narrows = False  # compiled code asks this and not which one is active, or it would be compiled for each
 
     @staticmethod
@@ -57,6 +58,8 @@ class Subspaces(nn.Module, ABC):
         if learner is not None and not 0 <= learner < 2**self.depth:
             raise IndexError(f"learner {learner} does not exist among {2**self.depth}")
         self.active = learner
+        if learner is not None:
+            self.used.add(learner)
         self.narrows = learner is not None
 
     def _check_depth(self, depth: int) -> None:
@@ -119,6 +122,14 @@ class FixedSubspaces(Subspaces):
         if learner is not None:
             self.learner.fill_(learner)
 
+    def idle(self, device: torch.device) -> Tensor:
+        """Return the coordinates that no learner has used since the optimiser's last step, int64."""
+        width = self.width >> self.depth
+        used = [coordinate for k in self.used for coordinate in range(k * width, (k + 1) * width)]
+        mask = torch.ones(self.width, dtype=torch.bool, device=device)
+        mask[used] = False
+        return torch.nonzero(mask).squeeze(1)
+
     def narrow(self, values: Tensor, dim: int) -> Tensor:
         """Return the coordinates of the active slice."""
         if not self.narrows:
@@ -156,7 +167,6 @@ class LearnedSubspaces(Subspaces):
     ) -> None:
         super().__init__(width, split_depth)
         self.orthogonality_weight = orthogonality_weight
-        self._used: set[int] = set()  # learners since the optimiser's last step
         self.register_buffer("choice", torch.zeros(1, dtype=torch.int64), persistent=False)
         self.lr_factor = lr_factor
         self.weight_decay_factor = weight_decay_factor
@@ -193,7 +203,6 @@ class LearnedSubspaces(Subspaces):
         """Make ``learner`` the active one; ``None`` means the full embedding."""
         super().activate(learner)
         if learner is not None:
-            self._used.add(learner)
             self.choice.fill_(learner)
 
     def narrow(self, values: Tensor, dim: int) -> Tensor:
@@ -222,9 +231,9 @@ class LearnedSubspaces(Subspaces):
             push_apart: whether to add the orthogonality term.
         """
         for k, mask in enumerate(self.parameters()):
-            if k not in self._used:
+            if k not in self.used:
                 mask.grad = None
-        self._used.clear()
+        self.used.clear()
         masks = self.masks
         if not push_apart or not self.orthogonality_weight or len(masks) == 1:
             return

@@ -1,0 +1,91 @@
+"""Keep the coordinates of the other learners exactly where they are, momentum and weight decay notwithstanding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from divconq_pl.errors import InputError
+from divconq_pl.subspaces import FixedSubspaces, Subspaces
+
+Slices = Mapping[nn.Parameter, int]
+"""Parameters that hold the embedding's coordinates, and which of their dimensions does."""
+
+
+def embedding_slices(layer: nn.Module, losses: Iterable[tuple[nn.Parameter, int]]) -> dict[nn.Parameter, int]:
+    """Collect the parameters whose coordinates belong to learners: of the embedding layer, and of losses.
+
+    Args:
+        layer: the embedding layer, a linear one.
+        losses: parameters of losses with the embedding's dimension.
+
+    Raises:
+        InputError: if the embedding layer is not linear.
+    """
+    if not isinstance(layer, nn.Linear):
+        raise InputError(
+            f"isolate=True needs a linear embedding layer, whose rows are the embedding's coordinates, not a "
+            f"{type(layer).__name__}; use isolate=False"
+        )
+    return {**dict.fromkeys(layer.parameters(), 0), **dict(losses)}
+
+
+def isolate(optimizer: Optimizer, slices: Slices, subspaces: Subspaces) -> list[RemovableHandle]:
+    """Undo what an optimiser's step does to coordinates that no batch has used since its last step.
+
+    Zero gradients do not keep a coordinate in place: momentum, Adam's moments and weight decay move it on. Parameters
+    and the optimiser's state of the same shape are put back outside of the active subspaces. That costs a copy of these
+    parameters and their state per step.
+
+    Args:
+        optimizer: any torch optimiser.
+        slices: the parameters that are cut into subspaces.
+        subspaces: tells which learners were active.
+
+    Returns:
+        Handles whose ``remove()`` undoes it.
+
+    Raises:
+        InputError: if the subspaces are no fixed slices; a mask has no outside.
+    """
+    if not isinstance(subspaces, FixedSubspaces):
+        raise InputError(
+            f"isolate=True needs fixed subspaces, {type(subspaces).__name__} share all coordinates; use isolate=False"
+        )
+    mine = {
+        parameter: dim
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if (dim := slices.get(parameter)) is not None
+    }
+    saved: list[tuple[Tensor, int, Tensor]] = []
+
+    def before(optimizer: Optimizer, *_: Any) -> None:
+        saved.clear()
+        if subspaces.used:
+            saved.extend(
+                (values, dim, values.detach().clone())
+                for parameter, dim in mine.items()
+                for values in (parameter, *_state_like(optimizer, parameter))
+            )
+
+    @torch.no_grad()
+    def after(*_: Any) -> None:
+        for values, dim, old in saved:
+            idle = subspaces.idle(values.device)
+            values.index_copy_(dim, idle, old.index_select(dim, idle))
+        saved.clear()
+        subspaces.used.clear()
+
+    return [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+
+
+def _state_like(optimizer: Optimizer, parameter: nn.Parameter) -> list[Tensor]:
+    """Return the parts of the optimiser's state that go with each entry of a parameter."""
+    state = optimizer.state.get(parameter, {})
+    return [values for values in state.values() if isinstance(values, Tensor) and values.shape == parameter.shape]
