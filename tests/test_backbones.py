@@ -111,7 +111,7 @@ def test_one_channel_gives_what_three_equal_channels_gave() -> None:
 
 
 def test_frozen_batchnorm_keeps_its_statistics_while_its_scale_trains() -> None:
-    backbone = torchvision_backbone(LITTLE)
+    backbone = torchvision_backbone(LITTLE, freeze_batchnorm=True)
     before = statistics(backbone)
     for mode in (True, False, True):
         backbone.train(mode)(images()).sum().backward()
@@ -123,7 +123,7 @@ def test_frozen_batchnorm_keeps_its_statistics_while_its_scale_trains() -> None:
 
 
 def test_frozen_batchnorm_normalises_by_its_statistics_not_by_the_batch() -> None:
-    backbone = torchvision_backbone(LITTLE).train()
+    backbone = torchvision_backbone(LITTLE, freeze_batchnorm=True).train()
     batch = images(8)
     torch.testing.assert_close(backbone(batch)[:2], backbone(batch[:2]), rtol=1e-4, atol=1e-4)
 
@@ -135,15 +135,22 @@ def test_batchnorm_that_is_not_frozen_follows_the_mode() -> None:
     assert not unchanged(before, statistics(backbone))
 
 
+def test_batchnorm_is_frozen_by_default_where_there_are_trained_weights(tmp_path: Path) -> None:
+    torch.save(models.get_model(LITTLE).state_dict(), tmp_path / "weights.pth")
+    trained = torchvision_backbone(LITTLE, str(tmp_path / "weights.pth")).train()
+    assert all(not layer.training for layer in batchnorms(trained))
+    assert all(layer.training for layer in batchnorms(torchvision_backbone(LITTLE).train()))
+
+
 def test_a_copy_stays_frozen() -> None:
-    backbone = copy.deepcopy(torchvision_backbone(LITTLE))
+    backbone = copy.deepcopy(torchvision_backbone(LITTLE, freeze_batchnorm=True))
     before = statistics(backbone)
     nn.Sequential(backbone).train()(images())
     assert unchanged(before, statistics(backbone))
 
 
 def test_frozen_batchnorm_survives_a_lightning_run() -> None:
-    module = OneStep(torchvision_backbone("resnet18"))
+    module = OneStep(torchvision_backbone("resnet18", freeze_batchnorm=True))
     before = statistics(module)
     scale = module.backbone.network.bn1.weight.detach().clone()
     loader = DataLoader(images(8, size=32), batch_size=4)
