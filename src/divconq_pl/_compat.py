@@ -23,6 +23,22 @@ else:  # a callback that the Trainers of both packages take
         """The callback base class of both Lightning packages."""
 
 
+def check_order(trainer: pl.Trainer, callback: object) -> None:
+    """Refuse a callback that copies the module before learned masks are put into it.
+
+    Raises:
+        InputError: if a WeightAveraging comes before ``callback``.
+    """
+    for other in trainer.callbacks:  # type: ignore[attr-defined]
+        if other is callback:
+            return
+        if any(cls.__name__ == "WeightAveraging" for cls in type(other).__mro__):
+            raise InputError(
+                f"{type(other).__name__} copies the module before it has its learned masks; put it after "
+                f"{type(callback).__name__} in the list of callbacks"
+            )
+
+
 def get_train_loader(trainer: pl.Trainer) -> DataLoader[Any]:
     """Return the training loader of a running fit: the only one, or the first of several.
 

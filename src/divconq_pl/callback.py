@@ -170,11 +170,12 @@ class DivideConquerCallback(_compat.CallbackBase):
         self._remove_hooks()
         if trainer.current_epoch == 0:
             self._reset()
+            self._subspaces = None
         self.schedule = self._given_schedule or ConquerScheduler(
             **self._schedule_settings, max_epochs=trainer.max_epochs
         )
-        self._subspaces = None
         if not self.schedule.split_depth:
+            self._subspaces = None
             return
         if shortfall := self.schedule.shortfall(trainer.max_epochs):
             rank_zero_warn(shortfall)
@@ -183,7 +184,10 @@ class DivideConquerCallback(_compat.CallbackBase):
         self._side: Literal["input", "output"] = (
             "output" if self._cluster_on == "embedding" or no_layer_of_its_own else "input"
         )
-        self._subspaces = self._make_subspaces(width, self.schedule.split_depth)
+        if self._subspaces is None:  # or the same fit goes on for more epochs
+            self._subspaces = self._make_subspaces(width, self.schedule.split_depth)
+        if isinstance(self._subspaces, LearnedSubspaces):
+            _compat.check_order(trainer, self)
         pl_module.add_module("divide_conquer_subspaces", self._subspaces)
         if has_losses(pl_module):
             self._handles = narrow_losses(pl_module, self._subspaces, self._weight_dims)
@@ -265,7 +269,7 @@ class DivideConquerCallback(_compat.CallbackBase):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Push learned masks apart, and leave a frozen backbone as it is."""
-        if isinstance(self._subspaces, LearnedSubspaces):
+        if isinstance(self._subspaces, LearnedSubspaces) and _optimises(optimizer, self._subspaces):
             self._subspaces.finish_gradients(push_apart=self.stage.phase == "divided")
         if self.stage.frozen:
             for parameter in self._frozen:
@@ -415,6 +419,12 @@ class _Timed:
         assignment = self._cluster(features, num_clusters, seed=seed)
         self.seconds += time.perf_counter() - began
         return assignment
+
+
+def _optimises(optimizer: Optimizer, module: nn.Module) -> bool:
+    """Tell whether an optimiser has parameters of a module."""
+    own = {id(parameter) for parameter in module.parameters()}
+    return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
 
 
 def _anchored(subspaces: LearnedSubspaces) -> Callable[[nn.Module, Any, Tensor], Tensor]:

@@ -111,7 +111,7 @@ def _share(num_images: int, rank: int, world_size: int) -> list[int]:
 def _with_progress(trainer: pl.Trainer, batches: DataLoader[Any]) -> Iterator[Any]:
     """Yield the batches, and show how far they have come in the way of the Trainer's own progress bar."""
     bar = trainer.progress_bar_callback
-    if bar is None or not trainer.is_global_zero:
+    if bar is None or not getattr(bar, "is_enabled", True) or not trainer.is_global_zero:
         yield from batches
     elif (progress := getattr(bar, "progress", None)) is not None:  # a RichProgressBar; two live displays would clash
         task = progress.add_task("Features of the training images", total=len(batches))

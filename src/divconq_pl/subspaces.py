@@ -235,7 +235,7 @@ class LearnedSubspaces(Subspaces):
                 mask.grad = None
         self.used.clear()
         masks = self.masks
-        if not push_apart or not self.orthogonality_weight or len(masks) == 1:
+        if not push_apart or not self.orthogonality_weight or len(masks) == 1 or not masks[0].requires_grad:
             return
         term = self.orthogonality_weight * orthogonality(torch.stack([mask.relu() for mask in masks]))
         for mask, gradient in zip(masks, torch.autograd.grad(term, masks), strict=True):
