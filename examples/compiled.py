@@ -7,6 +7,8 @@ python examples/compiled.py
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
 from pytorch_metric_learning import losses
@@ -58,11 +60,11 @@ class Embedder(pl.LightningModule):
 
 
 def main() -> DivideConquerCallback:
-    """Train with four learners, conquer for the last quarter."""
-    divide = DivideConquerCallback(split_depth=2, every_n_epochs=2, conquer_at=0.75)
-    trainer = pl.Trainer(max_epochs=8, callbacks=[divide], accelerator="cpu", logger=False, enable_checkpointing=False)
+    """Train with two learners, conquer for the last quarter."""
+    divide = DivideConquerCallback(split_depth=1, every_n_epochs=1, conquer_at=0.75)
+    trainer = pl.Trainer(max_epochs=4, callbacks=[divide], accelerator="cpu", logger=False, enable_checkpointing=False)
     # The default backend is faster but needs a C compiler; this one traces and runs everywhere.
-    module = torch.compile(Embedder(), backend="aot_eager")
+    module: Any = torch.compile(Embedder(), backend="aot_eager")
     trainer.fit(module, DataLoader(Vectors(), batch_size=24, shuffle=True))
     return divide
 

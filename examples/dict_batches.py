@@ -24,7 +24,7 @@ class Colours(Dataset[dict[str, Any]]):
 
     def __init__(self, colours: int = 10, per_class: int = 6) -> None:
         palette = torch.rand(colours, 3)
-        self.table = [
+        self.table: list[dict[str, Any]] = [
             {"path": f"colour{c}/corner{k}/{i}.png", "colour": palette[c], "corner": k, "label": 4 * c + k}
             for c in range(colours)
             for k in range(4)

@@ -1,6 +1,6 @@
-"""Divide and conquer in a project that says ``lightning.pytorch`` and not ``pytorch_lightning``; ``pip install lightning``.
+"""Divide and conquer in a project that imports ``lightning.pytorch`` instead of ``pytorch_lightning``.
 
-The version without it lacks one callback and its import, nothing else.
+It needs ``pip install lightning``. The version without it lacks one callback and its import, nothing else.
 
 python examples/lightning_package.py
 """

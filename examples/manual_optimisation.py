@@ -8,6 +8,7 @@ python examples/manual_optimisation.py
 from __future__ import annotations
 
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -58,7 +59,8 @@ class Embedder(pl.LightningModule):
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
         """Take a step with clipped gradients, and one of the schedule after the epoch's last batch."""
-        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        optimizer: Any = self.optimizers()
+        scheduler: Any = self.lr_schedulers()
         signals, labels = batch
         embeddings = self(signals)
         loss = self.loss(embeddings, labels, self.miner(embeddings, labels))

@@ -9,6 +9,7 @@ python examples/timm_backbone.py
 from __future__ import annotations
 
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytorch_lightning as pl
 import timm
@@ -24,7 +25,7 @@ from divconq_pl import DivideConquerCallback
 class Stripes(Dataset[tuple[Tensor, int]]):
     """Noisy stripes; a class is an angle and a width."""
 
-    def __init__(self, angles: int = 6, widths: int = 4, per_class: int = 8) -> None:
+    def __init__(self, angles: int = 4, widths: int = 4, per_class: int = 8) -> None:
         self.angles, self.widths, self.per_class = angles, widths, per_class
 
     def __len__(self) -> int:
@@ -47,8 +48,9 @@ class Embedder(pl.LightningModule):
     def __init__(self, name: str = "resnet10t", embedding_size: int = 64) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.backbone = timm.create_model(name, pretrained=False, num_classes=0)
-        self.head = nn.Linear(self.backbone.num_features, embedding_size)
+        backbone: Any = timm.create_model(name, pretrained=False, num_classes=0)
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.num_features, embedding_size)
         self.loss = losses.MultiSimilarityLoss()
         self.miner = miners.MultiSimilarityMiner()
 
@@ -73,7 +75,8 @@ def main() -> DivideConquerCallback:
     """Train with two learners, conquer for the last quarter."""
     divide = DivideConquerCallback(split_depth=1, every_n_epochs=1, conquer_at=0.75)
     with TemporaryDirectory() as folder:
-        best = ModelCheckpoint(monitor="train_loss", save_last=True, dirpath=folder)
+        # A learner's loss and that of the whole embedding differ; a metric of a validation set compares epochs better.
+        best = ModelCheckpoint(folder, monitor="train_loss", save_weights_only=True)
         trainer = pl.Trainer(max_epochs=4, callbacks=[divide, best], accelerator="cpu", logger=False)
         trainer.fit(Embedder(), DataLoader(Stripes(), batch_size=32, shuffle=True))
         Embedder.load_from_checkpoint(best.best_model_path)

@@ -123,7 +123,12 @@ def find_embedding_layer(module: nn.Module, name: str | None = None) -> tuple[st
         )
     if name is None:
         children = [n for n, _ in module.named_children() if n in layers and _width(layers[n])]
-        name = next(iter([*(["embedding"] if "embedding" in layers else []), *linear[-1:], *children[-1:]]), None)
+        own = layers.get("embedding")
+        is_table = isinstance(
+            own, (nn.Embedding, nn.EmbeddingBag)
+        )  # of tokens: a text model's first layer, not its last
+        named = ["embedding"] if own is not None and not is_table else []
+        name = next(iter([*named, *linear[-1:], *children[-1:]]), None)
     if name is None or (width := _width(modules[name])) is None:
         raise InputError(
             f"the layer of {type(module).__name__} that gives the embedding is not to be found"

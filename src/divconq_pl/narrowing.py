@@ -190,8 +190,8 @@ def _narrow(
         )
 
     return (
-        part.register_forward_pre_hook(enter, with_kwargs=True),
-        part.register_forward_hook(lambda *_: stack.close(), always_call=True),
+        part.register_forward_pre_hook(torch.compiler.disable(enter), with_kwargs=True),
+        part.register_forward_hook(torch.compiler.disable(lambda *_: stack.close()), always_call=True),
     )
 
 
