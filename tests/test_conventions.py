@@ -204,6 +204,23 @@ def test_a_layer_that_cannot_be_found_is_reported() -> None:
         find_embedding_layer(Network(embedding=nn.ReLU()))
 
 
+class Transformer(nn.Module):
+    """A backbone without a classifier: it tells its width, and its last linear layer is one of its blocks'."""
+
+    def __init__(self, width: int, head: nn.Module) -> None:
+        super().__init__()
+        self.num_features = 6
+        self.blocks = nn.Sequential(nn.Linear(3, 12), nn.GELU(), nn.Linear(12, width))
+        self.head = head
+
+
+def test_a_backbone_without_a_classifier_gives_the_embedding_itself() -> None:
+    bare = Transformer(6, nn.Identity())
+    assert find_embedding_layer(nn.ModuleDict({"model": bare})) == ("model", bare, 6)
+    headed = Transformer(6, nn.Linear(6, 4))
+    assert find_embedding_layer(nn.ModuleDict({"model": headed})) == ("model.head", headed.head, 4)
+
+
 def test_without_a_linear_layer_it_is_the_last_part_that_tells_its_width() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
     network = nn.ModuleDict({"backbone": backbone, "loss": losses.ProxyAnchorLoss(3, 4)})

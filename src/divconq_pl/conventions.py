@@ -124,9 +124,10 @@ def find_embedding_layer(module: nn.Module, name: str | None = None) -> tuple[st
     if name is None:
         children = [n for n, _ in module.named_children() if n in layers and _width(layers[n])]
         own = layers.get("embedding")
-        is_table = isinstance(
-            own, (nn.Embedding, nn.EmbeddingBag)
-        )  # of tokens: a text model's first layer, not its last
+        is_table = isinstance(own, (nn.Embedding, nn.EmbeddingBag))  # of a text model's tokens: its first layer
+        top = linear[-1].partition(".")[0] if linear else None
+        if top and _declared_width(layers[top]) == _width(layers[linear[-1]]):
+            linear.append(top)  # a backbone without a classifier, whose last linear layer is one of its blocks'
         named = ["embedding"] if own is not None and not is_table else []
         name = next(iter([*named, *linear[-1:], *children[-1:]]), None)
     if name is None or (width := _width(modules[name])) is None:
@@ -140,11 +141,13 @@ def find_embedding_layer(module: nn.Module, name: str | None = None) -> tuple[st
 
 def _width(layer: nn.Module) -> int | None:
     """Return the width of what a layer gives, by its own word or by that of its last part that has one."""
-    for part in (layer, *reversed(list(layer.modules()))):
-        for attribute in WIDTHS:
-            if isinstance(width := getattr(part, attribute, None), int):
-                return width
-    return None
+    widths = (_declared_width(part) for part in (layer, *reversed(list(layer.modules()))))
+    return next((width for width in widths if width is not None), None)
+
+
+def _declared_width(layer: nn.Module) -> int | None:
+    found = (getattr(layer, attribute, None) for attribute in WIDTHS)
+    return next((width for width in found if isinstance(width, int)), None)
 
 
 def backbone_parameters(module: nn.Module, layer: nn.Module) -> list[nn.Parameter]:
