@@ -22,3 +22,4 @@ def _seeded(tmp_path, monkeypatch):
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         yield
+    assert not torch.is_autocast_enabled("cpu"), "a test left mixed precision switched on for those after it"

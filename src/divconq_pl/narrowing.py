@@ -148,19 +148,23 @@ def _narrow(
     part: nn.Module, dims: Mapping[str, int], subspaces: Subspaces, *, is_outermost: bool
 ) -> tuple[RemovableHandle, RemovableHandle]:
     arguments = list(inspect.signature(part.forward).parameters)
-    stack = ExitStack()
+    hidden = ExitStack()
+    autocast: list[tuple[str, bool]] = []  # what to put back after the call; torch.autocast cannot span two hooks
 
     def hide(owner: nn.Module, name: str, value: Any) -> None:
         """Put a value before an attribute or a parameter until the call ends: an instance's own dictionary wins."""
         own = vars(owner)
         if name in own:
-            stack.callback(own.__setitem__, name, own[name])
+            hidden.callback(own.__setitem__, name, own[name])
         else:
-            stack.callback(own.pop, name)
+            hidden.callback(own.pop, name)
         own[name] = value
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        stack.close()  # An interrupt from the keyboard is the one exception after which torch runs no hook.
+        # An interrupt from the keyboard is the one exception after which torch runs no hook. What it left hidden is
+        # uncovered now; the region of autocast that it left has put its own state back.
+        hidden.close()
+        autocast.clear()
         given = dict(zip(arguments, args, strict=False)) | kwargs
         narrowed = {name: given[name] for name in ("embeddings", "ref_emb") if given.get(name) is not None}
         for values in narrowed.values():
@@ -171,8 +175,8 @@ def _narrow(
                 )
         if not subspaces.narrows or "embeddings" not in narrowed:
             return None
-        device = given["embeddings"].device.type  # torch.autocast could not span two hooks in compiled code
-        stack.callback(torch.set_autocast_enabled, device, torch.is_autocast_enabled(device))
+        device = given["embeddings"].device.type
+        autocast.append((device, torch.is_autocast_enabled(device)))
         torch.set_autocast_enabled(device, False)
         if is_outermost:
             # One tensor stays one: losses and miners ask whether ref_emb is embeddings.
@@ -189,9 +193,14 @@ def _narrow(
             {name: narrowed.get(name, value) for name, value in kwargs.items()},
         )
 
+    def leave(*_: Any) -> None:
+        hidden.close()
+        while autocast:
+            torch.set_autocast_enabled(*autocast.pop())
+
     return (
         part.register_forward_pre_hook(torch.compiler.disable(enter), with_kwargs=True),
-        part.register_forward_hook(torch.compiler.disable(lambda *_: stack.close()), always_call=True),
+        part.register_forward_hook(torch.compiler.disable(leave), always_call=True),
     )
 
 
