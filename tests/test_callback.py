@@ -474,6 +474,20 @@ def test_pooled_features_can_be_the_embedding():
     assert callback.history[-1]["clusters"] == 2
 
 
+def test_labels_that_a_loss_was_not_built_for_are_said():
+    module = PlainModule(losses.ProxyNCALoss(CLASSES, WIDTH))
+    one_based = Vectors(torch.arange(1, CLASSES + 1).repeat_interleave(PER_CLASS))
+
+    class Renames(PlainModule):
+        def training_step(self, batch, batch_idx):
+            return super().training_step([batch[0], batch[1] - 1], batch_idx)
+
+    with pytest.warns(UserWarning, match=r"ProxyNCALoss was built for 24 classes, labelled 0 to 23, .* from 1 to 24"):
+        trainer(DivideConquerCallback(split_depth=1, every_n_epochs=1), max_epochs=1).fit(
+            Renames(module.loss), loader(one_based)
+        )
+
+
 def test_the_same_callback_can_be_fitted_again():
     callback = DivideConquerCallback(split_depth=1, every_n_epochs=1)
     for _ in range(2):

@@ -226,6 +226,8 @@ class DivideConquerCallback(_compat.CallbackBase):
         labels = self.dataset_labels(loader.dataset)
         if labels is not None:
             check_divisible(labels, learners)
+        if advice := conventions.label_advice(pl_module, loader.dataset):
+            rank_zero_warn(advice)
         # A resumed epoch has no start of its own, nor has the one after a checkpoint from an epoch's last batch.
         if _compat.entered_mid_epoch(trainer):
             if self._entered == trainer.current_epoch:

@@ -88,6 +88,28 @@ def _raw_labels(dataset: Dataset[Any]) -> np.ndarray[Any, Any] | None:
     return labels if labels.shape == (len(dataset),) else None  # type: ignore[arg-type]
 
 
+def label_advice(module: nn.Module, dataset: Dataset[Any]) -> str | None:
+    """Say that a loss was built for other labels than those the data set keeps, or None.
+
+    Losses with weights for each class index them by label, and some give a silently wrong value for labels that do not
+    begin at 0. The module may rename labels on their way, so this is a hint.
+    """
+    labels = _raw_labels(dataset)
+    if labels is None or not np.issubdtype(labels.dtype, np.integer) or not len(labels):
+        return None
+    low, high = int(labels.min()), int(labels.max())
+    for part in module.modules():
+        if not isinstance(part, BaseMetricLossFunction):
+            continue
+        classes = getattr(part, "num_classes", None) or len(getattr(part, "proxy_labels", ()))
+        if classes and (low < 0 or high >= classes):
+            return (
+                f"{type(part).__name__} was built for {classes} classes, labelled 0 to {classes - 1}, but the labels "
+                f"of the training data run from {low} to {high}; rename them to 0, 1, ..."
+            )
+    return None
+
+
 def contiguous(labels: Any) -> Tensor:
     """Rename labels of any kind, text included, to classes 0..C-1 in their sorted order.
 
