@@ -3,9 +3,12 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from toys import CLASSES, PlainModule, Vectors, loader, trainer
+from pytorch_metric_learning import losses
+from torch import nn
+from torch.utils.data import DataLoader
+from toys import CLASSES, WIDTH, PlainModule, Vectors, loader, trainer
 
-from divconq_pl import DivideConquerCallback
+from divconq_pl import DivideConquerCallback, DivideConquerModule
 
 
 class Witness(pl.Callback):
@@ -58,3 +61,41 @@ def test_two_processes_agree(tmp_path, subspaces):
     (alone,) = fit(tmp_path, 1, subspaces)
     assert alone["history"][0] == first["history"][0]
     assert len(Vectors()) == len(first["assignment"]) == CLASSES * 8
+
+
+class Evaluation(pl.Callback):
+    """Write down the metrics of every process."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_test_end(self, trainer, module):
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        torch.save(metrics, self.folder / f"{trainer.world_size}-{trainer.global_rank}.pt")
+
+
+def test_metrics_are_those_of_one_process(tmp_path):
+    def evaluate(distributed, devices):
+        torch.manual_seed(0)
+        backbone = nn.Sequential(nn.Linear(12, 20), nn.ReLU())
+        backbone.out_features = 20
+        module = Pairs(backbone, WIDTH, losses.ContrastiveLoss())
+        data = Vectors(torch.arange(CLASSES).repeat_interleave(5)[:-1])  # 119 images, which two cannot share evenly
+        trainer(
+            Evaluation(tmp_path),
+            devices=devices,
+            strategy="ddp_spawn" if devices > 1 else "auto",
+            use_distributed_sampler=distributed,
+        ).test(module, DataLoader(data, batch_size=16), verbose=False)
+        return [torch.load(tmp_path / f"{devices}-{rank}.pt", weights_only=True) for rank in range(devices)]
+
+    (alone,) = evaluate(False, 1)
+    assert 0.1 < alone["test/map_at_r"] < 0.999
+    for distributed in (False, True):
+        for metrics in evaluate(distributed, 2):
+            assert metrics == pytest.approx(alone, abs=1e-5)
+
+
+class Pairs(DivideConquerModule):
+    def test_step(self, batch, batch_idx, dataloader_idx=0):
+        super().test_step(batch[:2], batch_idx, dataloader_idx)

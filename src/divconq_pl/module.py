@@ -10,7 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, DistributedSampler
 
+from divconq_pl import _compat
 from divconq_pl.errors import InputError
 from divconq_pl.retrieval import nmi, retrieval_metrics
 from divconq_pl.subspaces import LearnedSubspaces
@@ -153,7 +155,11 @@ class DivideConquerModule(pl.LightningModule):
         self._evaluated[dataloader_idx].append((self(images).float(), labels))
 
     def _log_retrieval(self, prefix: str) -> None:
-        sets = [tuple(self._gather(torch.cat(parts)) for parts in zip(*rows, strict=True)) for rows in self._evaluated]
+        loaders: Any = self.trainer.val_dataloaders if prefix == "val" else self.trainer.test_dataloaders
+        sets = [
+            tuple(self._gather(torch.cat(parts), loader) for parts in zip(*rows, strict=True))
+            for rows, loader in zip(self._evaluated, loaders if isinstance(loaders, list) else [loaders], strict=False)
+        ]
         self._evaluated = []
         if sets and not self.trainer.sanity_checking:
             queries, gallery = sets[0], (sets[1] if len(sets) > 1 else (None, None))
@@ -163,5 +169,8 @@ class DivideConquerModule(pl.LightningModule):
             for name, value in metrics.items():
                 self.log(f"{prefix}/{name}", value, prog_bar=f"{prefix}/{name}" == "val/recall_at_1")
 
-    def _gather(self, rows: Tensor) -> Tensor:
-        return rows if self.trainer.world_size == 1 else self.all_gather(rows).flatten(0, 1)  # type: ignore[union-attr]
+    def _gather(self, rows: Tensor, loader: DataLoader[Any]) -> Tensor:
+        """Put the rows of all processes in the order of the data set, unless each process has seen all images."""
+        if self.trainer.world_size == 1 or not isinstance(loader.sampler, DistributedSampler):
+            return rows
+        return _compat.gather_strided(self, rows)[: len(loader.dataset)]  # type: ignore[arg-type]
