@@ -20,6 +20,7 @@ from divconq_pl.data import (
     Splits,
     glyph_test,
     glyph_train,
+    hold_out,
     image_test,
     image_train,
 )
@@ -229,3 +230,29 @@ def test_image_transforms() -> None:
         :, None, None
     ]
     torch.testing.assert_close(image_test()(Image.fromarray(wide)), expected)
+
+
+@pytest.mark.parametrize(("classes", "folds"), [(8, 4), (10, 4), (7, 3), (4, 2)])
+def test_folds_hold_every_class_out_once(classes, folds):
+    data = make(classes)
+    held = []
+    for fold in range(folds):
+        train, val = hold_out(data, fold=fold, num_folds=folds)
+        assert set(train.classes).isdisjoint(val.classes)
+        assert len(train) + len(val) == len(data)
+        assert len(val.classes) >= 2
+        held += val.classes
+    assert held == data.classes
+
+
+def test_a_drawn_share_of_the_classes_is_held_out():
+    train, val = hold_out(make(10), 0.3, seed=1)
+    assert (len(train.classes), len(val.classes)) == (7, 3)
+    assert hold_out(make(10), 0.3, seed=2)[1].classes != val.classes
+    assert hold_out(make(10), 0)[1] is None
+
+
+@pytest.mark.parametrize("wrong", [{"fold": 4}, {"fold": -1}, {"fold": 0, "num_folds": 1}, {"fold": 0, "num_folds": 6}])
+def test_folds_that_do_not_exist_are_refused(wrong):
+    with pytest.raises(InputError, match="fold"):
+        hold_out(make(10), **wrong)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Transform = Callable[[Image.Image], Tensor]
+Data = TypeVar("Data", bound="RetrievalDataset")
 
 
 class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
@@ -247,3 +248,44 @@ def split_classes(
     part[drawn[sizes[0] : sum(sizes)]] = 2
     train, val, test = ([name for name, p in zip(classes, part, strict=True) if p == which] for which in range(3))
     return train, val, test
+
+
+def hold_out(
+    data: Data, val_fraction: float = 0.2, *, fold: int | None = None, num_folds: int = 4, seed: int = 0
+) -> tuple[Data, Data | None]:
+    """Set classes of the training data aside, by which the best epoch is chosen.
+
+    Choosing it by the test classes inflates the results ("A Metric Learning Reality Check", Musgrave et al., 2020).
+
+    Args:
+        data: the training images.
+        val_fraction: share of the classes that is drawn for validation, 0 for none.
+        fold: for cross-validation over classes: which of ``num_folds`` equal runs of consecutive classes is for
+            validation, in place of a drawn share.
+        num_folds: number of folds (that paper: 4).
+        seed: seed of the draw.
+
+    Returns:
+        Training and validation images, with disjoint classes; None for validation if there is none.
+
+    Raises:
+        InputError: if there is no such fold, or a part has fewer than two classes.
+
+    Example:
+        >>> images = np.zeros((8, 1, 1), np.uint8)
+        >>> data = ArrayDataset(images, range(8), "abcdefgh", "12345678")
+        >>> train, val = hold_out(data, fold=1, num_folds=4)
+        >>> train.classes, val.classes
+        (['a', 'b', 'e', 'f', 'g', 'h'], ['c', 'd'])
+    """
+    if fold is None:
+        kept, held, _ = split_classes(data.classes, val_fraction, 0, seed)
+    else:
+        n = len(data.classes)
+        if not 2 <= num_folds <= n // 2:
+            raise InputError(f"num_folds={num_folds} must lie between 2 and {n // 2}: a fold needs 2 of the {n} classes")
+        if not 0 <= fold < num_folds:
+            raise InputError(f"fold={fold} is none of the {num_folds} folds; use 0 to {num_folds - 1}")
+        held = data.classes[fold * n // num_folds : (fold + 1) * n // num_folds]
+        kept = [name for name in data.classes if name not in set(held)]
+    return data.with_classes(kept), data.with_classes(held) if held else None
