@@ -283,7 +283,7 @@ def hold_out(
     else:
         n = len(data.classes)
         if not 2 <= num_folds <= n // 2:
-            raise InputError(f"num_folds={num_folds} must lie between 2 and {n // 2}: a fold needs 2 of the {n} classes")
+            raise InputError(f"num_folds={num_folds} must lie between 2 and {n // 2}; each needs 2 of the {n} classes")
         if not 0 <= fold < num_folds:
             raise InputError(f"fold={fold} is none of the {num_folds} folds; use 0 to {num_folds - 1}")
         held = data.classes[fold * n // num_folds : (fold + 1) * n // num_folds]
