@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from divconq_pl.data import (
     ArrayDataset,
@@ -256,3 +258,34 @@ def test_a_drawn_share_of_the_classes_is_held_out():
 def test_folds_that_do_not_exist_are_refused(wrong):
     with pytest.raises(InputError, match="fold"):
         hold_out(make(10), **wrong)
+
+
+def noisy(image: Image.Image) -> Tensor:
+    return value(image) + torch.rand(1) + random.random()
+
+
+def drawn(epoch: int, workers: int, order: list[int] | None = None) -> list[float]:
+    """Load images under a random transform, by workers that live on from epoch to epoch."""
+    data = make(4).with_transform(noisy).with_seed(3)
+    loader = DataLoader(
+        data, batch_size=1, sampler=order or range(8), num_workers=workers, persistent_workers=workers > 0
+    )
+    for e in range(epoch + 1):
+        data.set_epoch(e)
+        items = [float(x) for x, _ in loader]
+    return items
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmentation_depends_on_seed_image_and_epoch_alone(workers):
+    assert drawn(1, workers) == drawn(1, 0)
+    assert drawn(1, workers, [5, 2]) == [drawn(1, 0)[5], drawn(1, 0)[2]]
+    assert not set(drawn(1, workers)) & set(drawn(0, 0))
+
+
+def test_augmentation_leaves_the_random_numbers_of_the_training_alone():
+    data = make(4).with_transform(noisy).with_seed(3)
+    state, python = torch.get_rng_state(), random.getstate()
+    assert data[1][0] != data[2][0]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert random.getstate() == python

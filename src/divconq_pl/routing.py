@@ -81,6 +81,8 @@ class BatchRouter:
             assert isinstance(loader.batch_sampler, ClusterBatchSampler)
             sampler = loader.batch_sampler
         sampler.set_epoch(trainer.current_epoch)
+        if callable(set_epoch := getattr(users_loader.dataset, "set_epoch", None)):
+            set_epoch(trainer.current_epoch)
         sampler.start = done
         _compat.set_train_loader(trainer, loader)
         self._own_loader, self._division = loader, division

@@ -26,7 +26,7 @@ class RetrievalDataModule(pl.LightningDataModule):
         images_per_class: M; must divide ``batch_size``.
         num_workers: processes that load images; 0 loads them in the process that trains.
         eval_batch_size: images per batch in evaluation.
-        seed: seed of the batches.
+        seed: seed of the batches and of random transforms, which depend on it, the image and the epoch alone.
 
     Raises:
         InputError: if ``images_per_class`` does not divide ``batch_size``, or a number is too small.
@@ -81,11 +81,9 @@ class RetrievalDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Return batches of P classes x M images of the training part."""
-        data = self.splits.train.with_transform(self.train_transform)
-        one_cluster = torch.zeros_like(data.targets)
-        batches = ClusterBatchSampler(
-            one_cluster,
-            data.targets,
+        data = self.splits.train.with_transform(self.train_transform).with_seed(self.seed)
+        batches = _Batches(
+            data,
             batch_size=self.batch_size,
             images_per_class=self.images_per_class,
             seed=self.seed,
@@ -122,3 +120,15 @@ class RetrievalDataModule(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             **batching,
         )
+
+
+class _Batches(ClusterBatchSampler):
+    """The batches of undivided data, which also tell the data what epoch it is."""
+
+    def __init__(self, data: RetrievalDataset, **options: Any) -> None:
+        self._data = data
+        super().__init__(torch.zeros_like(data.targets), data.targets, **options)
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self._data.set_epoch(epoch)

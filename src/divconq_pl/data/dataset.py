@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -43,6 +46,9 @@ class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
         InputError: if a label has no class name.
     """
 
+    _seed: int | None = None
+    _epoch: Tensor
+
     def __init__(
         self, targets: Tensor | Sequence[int], classes: Sequence[str], transform: Transform | None = None
     ) -> None:
@@ -61,8 +67,13 @@ class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Return the transformed image and its label."""
         image = self.image(index)
-        tensor = self.transform(image) if self.transform else F.to_dtype(F.pil_to_tensor(image), scale=True)
-        return tensor, int(self.targets[index])
+        if self._seed is None:
+            return self._to_tensor(image), int(self.targets[index])
+        with random_numbers(f"{self._seed} {int(self._epoch)} {index}"):
+            return self._to_tensor(image), int(self.targets[index])
+
+    def _to_tensor(self, image: Image.Image) -> Tensor:
+        return self.transform(image) if self.transform else F.to_dtype(F.pil_to_tensor(image), scale=True)
 
     def image(self, index: int) -> Image.Image:
         """Return the image as it is, for pictures."""
@@ -77,6 +88,22 @@ class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
         other = copy.copy(self)
         other.transform = transform
         return other
+
+    def with_seed(self, seed: int) -> Self:
+        """Return the same data set, in which a random transform depends on the seed, the image and the epoch alone.
+
+        So it depends neither on the worker that loads the image nor on where a resumed epoch was entered. The copies of
+        a data set in the workers of a loader follow :meth:`set_epoch`.
+        """
+        other = copy.copy(self)
+        other._seed = seed
+        other._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        return other
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the random numbers of an epoch for the transform of a data set with a seed."""
+        if self._seed is not None:
+            self._epoch.fill_(epoch)
 
     def with_classes(self, names: Sequence[str]) -> Self:
         """Return the images of some classes, in their old order, labelled 0.. in the order of ``names``.
@@ -158,6 +185,23 @@ class FileDataset(RetrievalDataset):
 
     def _name(self, row: int) -> str:
         return self._files[row]
+
+
+@contextmanager
+def random_numbers(seed: str) -> Iterator[None]:
+    """Let ``random`` and torch (on the CPU) begin at a seed, and go on afterwards as if nothing had been.
+
+    These are what the transforms of torchvision draw from.
+    """
+    number = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest(), "little")
+    before = random.getstate(), torch.get_rng_state()
+    random.seed(number)
+    torch.default_generator.manual_seed(number % 2**63)  # torch.manual_seed would reach for the GPUs as well
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        torch.set_rng_state(before[1])
 
 
 def read_rgb(file: str | Path) -> Image.Image:
