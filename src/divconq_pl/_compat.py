@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.types import _Stateful
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
@@ -67,18 +70,67 @@ def get_train_loader(trainer: pl.Trainer) -> DataLoader[Any]:
     return loader
 
 
-def set_train_loader(trainer: pl.Trainer, loader: DataLoader[Any]) -> None:
-    """Let a running fit draw from ``loader`` from its next epoch, or batch, on."""
-    fit_loop = trainer.fit_loop
-    combined, fetcher = fit_loop._combined_loader, fit_loop._data_fetcher
+def set_train_loader(trainer: pl.Trainer, loader: DataLoader[Any], *, renew: bool = False) -> None:
+    """Let a running fit draw from ``loader`` from its next epoch, or batch, on.
+
+    Args:
+        trainer: the running fit.
+        loader: the loader, which may be the present one.
+        renew: begin with its batches anew, even if it is the present one.
+    """
+    combined = trainer.fit_loop._combined_loader
     assert combined is not None, "the training has not started"
-    assert fetcher is not None
     if combined.flattened[0] is not loader:
         combined.reset()  # shuts the workers of the last loader down
         combined.flattened = [loader, *combined.flattened[1:]]
+        renew = True
+    if renew:
+        renew_batches(trainer)
+
+
+def renew_batches(trainer: pl.Trainer) -> None:
+    """Begin with the batches of the epoch anew, unless the Trainer is about to do so itself."""
+    fit_loop = trainer.fit_loop
     # The Trainer makes the iterator of a new epoch itself, except for its very first one.
     if trainer.current_epoch == 0 or fit_loop.is_resuming or fit_loop.restarting or fit_loop.epoch_loop.restarting:
-        iter(fetcher)
+        assert fit_loop._data_fetcher is not None
+        iter(fit_loop._data_fetcher)
+
+
+def pass_over(trainer: pl.Trainer, batches: int) -> None:
+    """Draw batches of the epoch without training on them, since they were trained on before a resume."""
+    combined = trainer.fit_loop._combined_loader
+    assert combined is not None, "the training has not started"
+    if batches < trainer.num_training_batches:
+        for _ in range(batches):
+            next(combined)
+
+
+def is_only_loader(trainer: pl.Trainer) -> bool:
+    """Tell whether the training draws from a single loader."""
+    combined = trainer.fit_loop._combined_loader
+    assert combined is not None, "the training has not started"
+    return len(combined.flattened) == 1
+
+
+def restores_its_batches(trainer: pl.Trainer) -> bool:
+    """Tell whether the loaders have a state of their own, which the Trainer saves and restores."""
+    combined = trainer.fit_loop._combined_loader
+    assert combined is not None, "the training has not started"
+    return all(isinstance(loader, _Stateful) for loader in combined.flattened)
+
+
+def validate_anew(trainer: pl.Trainer) -> None:
+    """Let a validation that was interrupted begin with its first batch instead of counting on from where it was."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    if loop.restarted_mid_evaluation:
+        loop.batch_progress.current.reset()
+
+
+def in_step(trainer: pl.Trainer) -> bool:
+    """Tell whether a batch is being trained on, from its being there to the optimiser's step."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return bool(progress.processed < progress.ready)
 
 
 def entered_mid_epoch(trainer: pl.Trainer) -> bool:
@@ -122,8 +174,56 @@ def gather_strided(pl_module: pl.LightningModule, rows: Tensor) -> Tensor:
     return gathered.transpose(0, 1).reshape(-1, *rows.shape[1:])
 
 
-def gather_strided_objects(rows: list[Any]) -> list[Any]:
-    """Do the same for a list of anything."""
+def gather_objects(own: Any) -> list[Any]:
+    """Return what each process gave, in the order of their ranks."""
     gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, rows)
-    return [row for together in zip(*gathered, strict=True) for row in together]
+    torch.distributed.all_gather_object(gathered, own)
+    return gathered
+
+
+def gather_strided_objects(rows: list[Any]) -> list[Any]:
+    """Put the entries of all processes together, as :func:`gather_strided` does."""
+    return [row for together in zip(*gather_objects(rows), strict=True) for row in together]
+
+
+def random_state(trainer: pl.Trainer) -> dict[str, Any]:
+    """Return the state of all random numbers a training draws: Python's, NumPy's, torch's, and the loaders' own.
+
+    It holds plain values and tensors only, so that it is read back with ``weights_only=True``.
+    """
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    device = trainer.strategy.root_device
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "device": None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device),
+        "loaders": [generator.get_state() for generator in _generators(trainer)],
+    }
+
+
+def set_random_state(trainer: pl.Trainer, state: dict[str, Any]) -> None:
+    """Set what :func:`random_state` returned, as far as there are such devices and loaders."""
+    device = trainer.strategy.root_device
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if device.type != "cpu" and state["device"] is not None:
+        torch.get_device_module(device).set_rng_state(state["device"], device)
+    for generator, loaders in zip(_generators(trainer), state["loaders"], strict=False):
+        generator.set_state(loaders)
+
+
+def _generators(trainer: pl.Trainer) -> list[torch.Generator]:
+    """Return the generators that the training loaders were given, each once."""
+    combined = trainer.fit_loop._combined_loader
+    loaders = [] if combined is None else combined.flattened
+    parts = [part for loader in loaders for part in (loader, *_samplers(loader))]
+    found = (getattr(part, "generator", None) for part in parts)
+    return list({id(generator): generator for generator in found if isinstance(generator, torch.Generator)}.values())
+
+
+def _samplers(loader: Any) -> list[Any]:
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    return [getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]

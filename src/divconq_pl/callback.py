@@ -21,6 +21,7 @@ from divconq_pl.errors import InputError
 from divconq_pl.feature_pass import training_features
 from divconq_pl.isolation import embedding_slices, isolate
 from divconq_pl.narrowing import WeightDims, has_losses, loss_slices, narrow_losses, narrow_output
+from divconq_pl.resume import ResumePoint
 from divconq_pl.routing import BatchRouter, check_loader
 from divconq_pl.sampling import Allotment
 from divconq_pl.schedule import ConquerScheduler, Stage
@@ -146,6 +147,7 @@ class DivideConquerCallback(_compat.CallbackBase):
         self._entered = -1  # the last epoch that was begun
         self._labels: Tensor | None = None
         self._router = BatchRouter(self._images_per_class, self._allotment, self._seed)
+        self._resume_point = ResumePoint()
 
     # What a user may want to adapt.
 
@@ -171,6 +173,7 @@ class DivideConquerCallback(_compat.CallbackBase):
         if trainer.current_epoch == 0:
             self._reset()
             self._subspaces = None
+        self._resume_point.forget()
         self.schedule = self._given_schedule or ConquerScheduler(
             **self._schedule_settings, max_epochs=trainer.max_epochs
         )
@@ -207,6 +210,7 @@ class DivideConquerCallback(_compat.CallbackBase):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """See to it that learned masks are optimised, also where the module chose its parameters itself."""
+        self._resume_point.begin_fit(trainer)
         if self._subspaces is None:
             return
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
@@ -219,8 +223,16 @@ class DivideConquerCallback(_compat.CallbackBase):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what could not be divided later, and pick up the thread where a resumed epoch was left."""
-        if self._subspaces is None:
-            return
+        if self._subspaces is not None:
+            self._check_data(trainer, pl_module)
+        # A resumed epoch has no start of its own, nor has the one after a checkpoint from an epoch's last batch.
+        if _compat.entered_mid_epoch(trainer):
+            if self._entered == trainer.current_epoch:
+                self._enter_mid_epoch(trainer, pl_module)
+            else:
+                self.on_train_epoch_start(trainer, pl_module)
+
+    def _check_data(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loader = self._router.users_loader(trainer)
         check_loader(loader, self._images_per_class, learners := 2**self.schedule.split_depth)
         labels = self.dataset_labels(loader.dataset)
@@ -228,18 +240,22 @@ class DivideConquerCallback(_compat.CallbackBase):
             check_divisible(labels, learners)
         if advice := conventions.label_advice(pl_module, loader.dataset):
             rank_zero_warn(advice)
-        # A resumed epoch has no start of its own, nor has the one after a checkpoint from an epoch's last batch.
-        if _compat.entered_mid_epoch(trainer):
-            if self._entered == trainer.current_epoch:
-                self.stage = self.schedule.stage(trainer.current_epoch)
-                self._route_batches(trainer, done=_compat.batches_done(trainer))
-            else:
-                self.on_train_epoch_start(trainer, pl_module)
+
+    def _enter_mid_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on in the middle of an epoch, or at its end, where a run was stopped."""
+        self.stage = self.schedule.stage(trainer.current_epoch)
+        done = _compat.batches_done(trainer)
+        restored = self._resume_point.is_restored
+        self._resume_point.begin_again(trainer)
+        if self._clusters is not None or (restored and not _compat.restores_its_batches(trainer)):
+            self._route_batches(trainer, renew=trainer.current_epoch > 0, done=done)
+        _compat.validate_anew(trainer)
+        self._resume_point.go_on(trainer, pl_module, done)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Enter the stage of the epoch: divide or merge, and choose where its batches come from."""
-        if self._subspaces is None:
-            return
+        resumed = self._resume_point.is_restored
+        self._resume_point.begin_epoch(trainer, pl_module)
         before, self.stage = self.stage, self.schedule.stage(trainer.current_epoch)
         if self.stage.divides and self._since != trainer.current_epoch:
             self._divide(trainer, pl_module)
@@ -248,7 +264,7 @@ class DivideConquerCallback(_compat.CallbackBase):
         if self._clusters is not None and (before.phase, before.depth) != (self.stage.phase, self.stage.depth):
             doing = self.stage.describe(self._clusters.num_clusters)
             rank_zero_info(f"{self.stage.phase} | epoch {trainer.current_epoch} | {doing}")
-        self._route_batches(trainer)
+        self._route_batches(trainer, renew=resumed and not _compat.restores_its_batches(trainer))
         self._entered = trainer.current_epoch
 
     def on_train_batch_start(
@@ -266,6 +282,12 @@ class DivideConquerCallback(_compat.CallbackBase):
         if self._subspaces is not None:
             self.learner = None
             self._subspaces.activate(None)
+        self._resume_point.remember(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that the training goes on from here."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._resume_point.remember(trainer, pl_module)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -283,9 +305,26 @@ class DivideConquerCallback(_compat.CallbackBase):
             self._remove_hooks()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Return to the full embedding, whatever happened in the middle of a batch."""
+        """Return to the full embedding and to the last whole batch, whatever happened in the middle of one."""
         if self._subspaces is not None:
             self._subspaces.activate(None)
+        self._resume_point.rewind(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what it takes to go on exactly from here; called by all processes."""
+        checkpoint["callbacks"][self.state_key]["resume_point"] = self._resume_point.state(
+            trainer, pl_module, self._entered
+        )
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take it back."""
+        state = checkpoint["callbacks"].get(self.state_key, {}).get("resume_point")
+        if state is not None and trainer.state.fn == "fit":
+            self._resume_point.load(state, trainer.global_rank, trainer.world_size)
 
     @property
     def state_key(self) -> str:
@@ -400,8 +439,8 @@ class DivideConquerCallback(_compat.CallbackBase):
         self._clusters, self._since = clusters, since
         self._subspaces.set_depth(clusters.depth)
 
-    def _route_batches(self, trainer: pl.Trainer, done: int = 0) -> None:
-        self._router.enter_epoch(trainer, self._clusters, self._labels, self._since, done)
+    def _route_batches(self, trainer: pl.Trainer, *, renew: bool, done: int = 0) -> None:
+        self._router.enter_epoch(trainer, self._clusters, self._labels, self._since, renew=renew, done=done)
 
     def _remove_hooks(self) -> None:
         for handle in self._handles:

@@ -44,7 +44,14 @@ class BatchRouter:
         return self._users_loader
 
     def enter_epoch(
-        self, trainer: pl.Trainer, division: Division | None, labels: Tensor | None, since: int, done: int = 0
+        self,
+        trainer: pl.Trainer,
+        division: Division | None,
+        labels: Tensor | None,
+        since: int,
+        *,
+        renew: bool = False,
+        done: int = 0,
     ) -> None:
         """Choose the loader of the current epoch.
 
@@ -53,14 +60,18 @@ class BatchRouter:
             division: the clusters, or None.
             labels: classes of the training images, where there are clusters.
             since: the epoch since which there are these clusters.
-            done: batches of the epoch that were trained on before a resume.
+            renew: ask for the epoch's batches anew, even if the loader stays the same.
+            done: batches of the epoch that were trained on before a resume, which are passed over.
         """
-        users_loader = self.users_loader(trainer)
         self._learners, self._consumed = [], 0
         if division is None or division.depth == 0:
-            if _compat.get_train_loader(trainer) is not users_loader:
-                _compat.set_train_loader(trainer, users_loader)
+            if self._own_loader is not None:  # or the loader is the user's, whatever it is
+                _compat.set_train_loader(trainer, self.users_loader(trainer), renew=renew)
+            elif renew:
+                _compat.renew_batches(trainer)
+            _compat.pass_over(trainer, done)
             return
+        users_loader = self.users_loader(trainer)
         if self._own_loader is None or division is not self._division:
             assert labels is not None, "a division comes with its labels"
             sampler = ClusterBatchSampler(
@@ -83,8 +94,9 @@ class BatchRouter:
         sampler.set_epoch(trainer.current_epoch)
         if callable(set_epoch := getattr(users_loader.dataset, "set_epoch", None)):
             set_epoch(trainer.current_epoch)
-        sampler.start = done
-        _compat.set_train_loader(trainer, loader)
+        sampler.start = done if _compat.is_only_loader(trainer) else 0
+        _compat.set_train_loader(trainer, loader, renew=renew)
+        _compat.pass_over(trainer, done - sampler.start)
         self._own_loader, self._division = loader, division
         self._learners = sampler.schedule[done:]
 

@@ -1,0 +1,165 @@
+"""A stopped run that goes on ends where one ends that never stopped, bit for bit."""
+
+import random
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_metric_learning import losses
+from torch import nn
+from torch.utils.data import DataLoader
+from toys import PlainModule, Vectors, loader, same, trainer, weights
+
+from divconq_pl import DivideConquerCallback
+
+BATCHES, EPOCHS = 12, 6
+
+
+class Restless(PlainModule):
+    """A module that draws random numbers of all kinds, keeps running statistics and steps a schedule."""
+
+    def __init__(self):
+        super().__init__(dropout=0.2)
+        self.backbone.insert(1, nn.BatchNorm1d(20))
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        z, labels = self(batch[0]), batch[1]
+        self.seen.append((self.current_epoch, batch[2].tolist()))
+        return self.loss(z * (1 + 0.1 * random.random() + 0.1 * float(np.random.rand())), labels)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=1e-2)
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)]
+
+
+class Stop(Exception):
+    """What stops a run."""
+
+
+class StopAt(pl.Callback):
+    """Raise in a hook of a certain step."""
+
+    def __init__(self, hook, step):
+        self.step = step
+        setattr(self, hook, self._stop)
+
+    def _stop(self, trainer, *_):
+        if trainer.fit_loop.total_batch_idx + 1 == self.step and not trainer.sanity_checking:
+            raise Stop
+
+
+class Keep(Checkpoint):
+    """Save after every step, every validation and every epoch."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.save_checkpoint(self.folder / f"{trainer.global_step:03}-step.ckpt")
+
+    def on_validation_end(self, trainer, *_):
+        trainer.save_checkpoint(self.folder / f"{trainer.global_step:03}-validation.ckpt")
+
+    def on_train_epoch_end(self, trainer, *_):
+        trainer.save_checkpoint(self.folder / f"{trainer.global_step:03}-epoch.ckpt")
+
+
+class KeepAtException(Checkpoint):
+    """Save what an exception leaves, as ModelCheckpoint does with ``save_on_exception``."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_exception(self, trainer, *_):
+        trainer.save_checkpoint(self.folder / "exception.ckpt")
+
+
+def fit(folder=None, resume=None, *others, subspaces="fixed", workers=0, seed=0, module=None, **options):
+    """Train for six epochs: undivided, two divisions, merged, conquered."""
+    pl.seed_everything(1)
+    module = module or Restless()
+    pl.seed_everything(seed)  # what a resumed run begins with is not what the stopped one had come to
+    settings = {"split_depth": 2, "every_n_epochs": 1, "merge_at": 3, "conquer_at": 4, "subspaces": subspaces}
+    divide = DivideConquerCallback(**{**settings, **options.pop("divide", {})})
+    keep = [] if folder is None else [Keep(folder)]
+    options = {"max_epochs": EPOCHS, "enable_checkpointing": folder is not None, **options}
+    train, val = loader(num_workers=workers), DataLoader(Vectors(seed=1), batch_size=64, num_workers=workers)
+    trainer(divide, *others, *keep, **options).fit(module, train, val, ckpt_path=resume)
+    return module, divide
+
+
+MOMENTS = {
+    "undivided": "005-step",
+    "before a division": "012-epoch",
+    "validated before a division": "024-validation",
+    "after a division": "025-step",
+    "divided": "029-step",
+    "last batch": "036-step",
+    "merged": "040-step",
+    "merged, end": "048-epoch",
+    "conquered": "055-step",
+    "conquered, last batch": "060-step",
+}
+
+
+def assert_all_lead_to_the_same_end(folder, names=MOMENTS.values(), **options):
+    straight, divide = fit(folder, **options)
+    for name in names:
+        torch.load(folder / f"{name}.ckpt", weights_only=True)
+        resumed, again = fit(None, folder / f"{name}.ckpt", seed=9, **options)
+        assert straight.seen[-len(resumed.seen) :] == resumed.seen, name
+        assert same(weights(straight), weights(resumed)), name
+        if divide.division is not None:
+            assert torch.equal(divide.division.assignment, again.division.assignment)
+            assert [s["sizes"] for s in divide.history] == [s["sizes"] for s in again.history]
+
+
+@pytest.mark.parametrize("subspaces", ["fixed", "learned"])
+def test_every_checkpoint_leads_to_the_same_end(tmp_path, subspaces):
+    assert_all_lead_to_the_same_end(tmp_path, subspaces=subspaces)
+
+
+def test_so_it_does_where_workers_load_the_data(tmp_path):
+    names = ["005-step", "012-epoch", "029-step", "036-step", "055-step"]
+    assert_all_lead_to_the_same_end(tmp_path, names, workers=2)
+
+
+def test_plain_training_is_resumed_exactly_too(tmp_path):
+    assert_all_lead_to_the_same_end(
+        tmp_path, ["005-step", "012-epoch", "029-step", "036-step"], divide={"split_depth": 0}
+    )
+
+
+def test_so_is_a_training_that_divides_at_once(tmp_path):
+    assert_all_lead_to_the_same_end(tmp_path, ["000-step", "005-step"][1:], divide={"warmup_epochs": 0})
+
+
+@pytest.mark.parametrize("step", [7, 31, 55])
+@pytest.mark.parametrize(
+    "hook", ["on_train_batch_start", "on_before_backward", "on_after_backward", "on_train_batch_end"]
+)
+def test_an_exception_in_the_middle_of_a_step_leaves_the_last_whole_batch(tmp_path, hook, step):
+    straight, _ = fit()
+    with pytest.raises(Stop):
+        fit(None, None, StopAt(hook, step), KeepAtException(tmp_path))
+    resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9)
+    assert same(weights(straight), weights(resumed))
+    assert straight.seen[-len(resumed.seen) :] == resumed.seen
+
+
+@pytest.mark.parametrize("step", [13, 37])
+def test_an_exception_in_validation_has_it_begin_anew(tmp_path, step):
+    class Counting(Restless):
+        def validation_step(self, batch, batch_idx):
+            self.validated.append((self.current_epoch, batch_idx))
+
+    straight, _ = fit(module=Counting())
+    with pytest.raises(Stop):
+        fit(None, None, StopAt("on_validation_batch_end", step), KeepAtException(tmp_path), module=Counting())
+    resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9, module=Counting())
+    assert same(weights(straight), weights(resumed))
+    assert resumed.validated == straight.validated[-len(resumed.validated) :]
+    assert resumed.validated[0] == ((step - 2) // BATCHES, 0)
