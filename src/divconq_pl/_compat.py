@@ -12,6 +12,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.types import _Stateful
+from pytorch_lightning.loops.evaluation_loop import RestartStage
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
@@ -120,11 +121,33 @@ def restores_its_batches(trainer: pl.Trainer) -> bool:
     return all(isinstance(loader, _Stateful) for loader in combined.flattened)
 
 
+def forget_restart(trainer: pl.Trainer) -> None:
+    """Tell a resumed fit that it is under way.
+
+    The Trainer leaves out the step of a plateau scheduler at the end of an epoch that it has entered in its middle.
+    """
+    if trainer.fit_loop.restarting:
+        trainer.fit_loop.restarting = False
+
+
+def is_accumulating(trainer: pl.Trainer) -> bool:
+    """Tell whether gradients wait for those of further batches before the optimiser's next step."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+def in_validation(trainer: pl.Trainer) -> bool:
+    """Tell whether the validation of a fit is going on."""
+    return bool(trainer.validating)
+
+
 def validate_anew(trainer: pl.Trainer) -> None:
-    """Let a validation that was interrupted begin with its first batch instead of counting on from where it was."""
+    """Let a resumed fit begin with the validation that was interrupted.
+
+    The Trainer would go on counting from where it was, or take it for done, depending on the hook that raised.
+    """
     loop = trainer.fit_loop.epoch_loop.val_loop
-    if loop.restarted_mid_evaluation:
-        loop.batch_progress.current.reset()
+    loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+    loop.batch_progress.current.reset()
 
 
 def in_step(trainer: pl.Trainer) -> bool:

@@ -249,7 +249,6 @@ class DivideConquerCallback(_compat.CallbackBase):
         self._resume_point.begin_again(trainer)
         if self._clusters is not None or (restored and not _compat.restores_its_batches(trainer)):
             self._route_batches(trainer, renew=trainer.current_epoch > 0, done=done)
-        _compat.validate_anew(trainer)
         self._resume_point.go_on(trainer, pl_module, done)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -282,6 +281,7 @@ class DivideConquerCallback(_compat.CallbackBase):
         if self._subspaces is not None:
             self.learner = None
             self._subspaces.activate(None)
+        _compat.forget_restart(trainer)
         self._resume_point.remember(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
