@@ -124,10 +124,34 @@ def restores_its_batches(trainer: pl.Trainer) -> bool:
 def forget_restart(trainer: pl.Trainer) -> None:
     """Tell a resumed fit that it is under way.
 
-    The Trainer leaves out the step of a plateau scheduler at the end of an epoch that it has entered in its middle.
+    The Trainer leaves out the step of a plateau scheduler at the end of an epoch that it has entered later than at its
+    start.
     """
-    if trainer.fit_loop.restarting:
-        trainer.fit_loop.restarting = False
+    trainer.fit_loop._restarting = False
+
+
+def logged_metrics(trainer: pl.Trainer) -> dict[str, Tensor]:
+    """Return what was logged and can be monitored."""
+    return {name: torch.as_tensor(value).detach().cpu() for name, value in trainer.callback_metrics.items()}
+
+
+def set_logged_metrics(trainer: pl.Trainer, metrics: dict[str, Tensor]) -> None:
+    """Set what :func:`logged_metrics` returned, for what is decided by it at the end of the epoch."""
+    trainer._logger_connector._callback_metrics.update(metrics)
+
+
+def at_epoch_end(trainer: pl.Trainer) -> bool:
+    """Tell whether an epoch is being concluded, when checkpoints are saved but plateau schedulers not yet stepped."""
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    return bool(progress.processed > progress.completed)
+
+
+def step_plateau_schedulers(trainer: pl.Trainer) -> None:
+    """Take the step that the Trainer leaves out when it goes on from the end of the last epoch."""
+    for config in trainer.lr_scheduler_configs:
+        due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
+        if config.reduce_on_plateau and due and config.monitor in trainer.callback_metrics:
+            config.scheduler.step(trainer.callback_metrics[config.monitor])  # type: ignore[arg-type]
 
 
 def is_accumulating(trainer: pl.Trainer) -> bool:

@@ -281,8 +281,11 @@ class DivideConquerCallback(_compat.CallbackBase):
         if self._subspaces is not None:
             self.learner = None
             self._subspaces.activate(None)
-        _compat.forget_restart(trainer)
         self._resume_point.remember(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let what is decided at the end of an epoch be decided in a resumed one, too."""
+        _compat.forget_restart(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note that the training goes on from here."""

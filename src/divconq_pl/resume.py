@@ -47,7 +47,10 @@ class ResumePoint:
     def begin_epoch(self, trainer: pl.Trainer, module: nn.Module) -> None:
         """Note the random numbers from which an epoch's batches will be drawn; after a resume, restore them first."""
         if self._restored is not None:
+            concluding = self._restored["concluding"]
             self._go_on(trainer, module)
+            if concluding:
+                _compat.step_plateau_schedulers(trainer)
         if trainer.current_epoch > 0:
             self._epoch = _compat.random_state(trainer)
         self.remember(trainer, module)
@@ -102,6 +105,8 @@ class ResumePoint:
         return {
             "begun": begun,
             "validating": self._failed and _compat.in_validation(trainer),
+            "concluding": _compat.at_epoch_end(trainer),
+            "metrics": _compat.logged_metrics(trainer),
             "hidden": hidden_state(module),
             "gradients": self._waiting_gradients(trainer, module),
             "processes": _compat.gather_objects(own) if gather else [own],
@@ -126,6 +131,7 @@ class ResumePoint:
         assert self._restored is not None
         if with_random:
             _compat.set_random_state(trainer, self._restored["now"])
+        _compat.set_logged_metrics(trainer, self._restored["metrics"])
         set_hidden_state(module, self._restored["hidden"])
         for name, gradient in self._restored["gradients"].items():
             parameter = module.get_parameter(name)
