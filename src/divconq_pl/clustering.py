@@ -156,13 +156,14 @@ def _find_faiss(device: torch.device, *, required: bool) -> ModuleType | None:
 
 
 def _sample(features: Features, num_rows: int, generator: torch.Generator) -> Features:
-    """Draw one row out of each of ``num_rows`` stretches of equal length; all rows if there are no more."""
+    """Draw a row at random from each of ``num_rows`` stretches of equal length; take all rows if there are no more.
+
+    All rows are equally likely. Where two stretches meet within a row, both may draw it.
+    """
     if len(features) <= num_rows:
         return features
-    ends = torch.arange(num_rows + 1) * len(features) // num_rows
-    lengths = ends.diff()
-    offsets = (torch.rand(num_rows, generator=generator, dtype=torch.float64) * lengths).long()
-    return features.subset(ends[:-1] + offsets)
+    places = torch.rand(num_rows, generator=generator, dtype=torch.float64) + torch.arange(num_rows)
+    return features.subset((places * (len(features) / num_rows)).long().clamp_max(len(features) - 1))
 
 
 def _plus_plus_start(features: Features, num_clusters: int, generator: torch.Generator) -> Tensor:

@@ -175,8 +175,9 @@ class Features:
             own = assignment[start : start + len(block)]
             sums += (own[:, None] == clusters).float().T @ block
             start += len(block)
-        counts = self.total(torch.bincount(assignment, minlength=num_clusters))
-        return self.total(sums) / counts[:, None]
+        counts = torch.bincount(assignment, minlength=num_clusters)[:, None]
+        tally = self.total(torch.cat([sums, counts], dim=1))  # one sum over the processes instead of two
+        return tally[:, :-1] / tally[:, -1:]
 
 
 def on_whole(cluster: Callable[..., Tensor]) -> Callable[..., Tensor]:
