@@ -10,6 +10,7 @@ FLOORS = {
     1: {
         "errors",
         "clustering",
+        "continuity",
         "division",
         "shards",
         "storage",
@@ -20,7 +21,7 @@ FLOORS = {
         "summary",
     },
     2: {"conventions", "features", "isolation", "narrowing"},
-    3: {"_compat", "callback", "feature_pass", "module", "routing"},
+    3: {"_compat", "callback", "feature_pass", "module", "resume", "routing"},
     4: {"app", "backbones", "checkpoint", "data", "pictures", "plots", "report"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -154,6 +154,12 @@ def step_plateau_schedulers(trainer: pl.Trainer) -> None:
             config.scheduler.step(trainer.callback_metrics[config.monitor])  # type: ignore[arg-type]
 
 
+def has_diverged(trainer: pl.Trainer, loss: Tensor) -> bool:
+    """Tell whether a loss is NaN or infinite; where gradients are scaled, infinity is what the scaler waits for."""
+    scales = getattr(trainer.precision_plugin, "scaler", None) is not None
+    return not bool((~loss.isnan() if scales else loss.isfinite()).all())
+
+
 def is_accumulating(trainer: pl.Trainer) -> bool:
     """Tell whether gradients wait for those of further batches before the optimiser's next step."""
     return trainer.fit_loop.epoch_loop._should_accumulate()
@@ -191,6 +197,11 @@ def batches_done(trainer: pl.Trainer) -> int:
     epoch_loop = trainer.fit_loop.epoch_loop
     # A checkpoint written in on_train_batch_end comes after the batch's step, but before it is counted.
     return int(epoch_loop.batch_progress.current.completed) + epoch_loop.restarted_on_train_batch_end
+
+
+def batch_index(trainer: pl.Trainer) -> int:
+    """Return the number, within its epoch, of the batch that is being trained on."""
+    return int(trainer.fit_loop.epoch_loop.batch_idx)
 
 
 def with_batches(loader: DataLoader[Any], batch_sampler: Iterable[list[int]], **changes: Any) -> DataLoader[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +17,14 @@ from torch.utils.hooks import RemovableHandle
 
 from divconq_pl import _compat, conventions
 from divconq_pl.clustering import chosen
+from divconq_pl.continuity import check_images, compare_settings, fingerprint
 from divconq_pl.division import TRIALS, Cluster, Division, check_divisible, divide
 from divconq_pl.errors import InputError
 from divconq_pl.feature_pass import training_features
 from divconq_pl.isolation import embedding_slices, isolate
 from divconq_pl.narrowing import WeightDims, has_losses, loss_slices, narrow_losses, narrow_output
 from divconq_pl.resume import ResumePoint
-from divconq_pl.routing import BatchRouter, check_loader
+from divconq_pl.routing import BatchRouter, batch_size, check_loader
 from divconq_pl.sampling import Allotment
 from divconq_pl.schedule import ConquerScheduler, Stage
 from divconq_pl.shards import Features
@@ -30,7 +32,7 @@ from divconq_pl.subspaces import FixedSubspaces, LearnedSubspaces, Subspaces
 from divconq_pl.summary import division_line, summarise
 
 SUBSPACES: dict[str, Callable[[int, int], Subspaces]] = {"fixed": FixedSubspaces, "learned": LearnedSubspaces}
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class DivideConquerCallback(_compat.CallbackBase):
@@ -140,6 +142,7 @@ class DivideConquerCallback(_compat.CallbackBase):
         self._weight_dims = weight_dims
         self._isolate = isolate
         self._seed = seed
+        self._settings: dict[str, Any] = {}
         self._handles: list[RemovableHandle] = []
         self._subspaces: Subspaces | None = None
         self._reset()
@@ -153,6 +156,8 @@ class DivideConquerCallback(_compat.CallbackBase):
         self._since = -1  # the epoch since which there are these clusters
         self._entered = -1  # the last epoch that was begun
         self._labels: Tensor | None = None
+        self._images: Tensor | None = None  # by what each image is known again
+        self._checkpoint: dict[str, Any] | None = None  # settings and images of the one that was loaded
         self._router = BatchRouter(self._images_per_class, self._allotment, self._seed)
         self._resume_point = ResumePoint()
 
@@ -181,6 +186,7 @@ class DivideConquerCallback(_compat.CallbackBase):
             self._reset()
             self._subspaces = None
         self._resume_point.forget()
+        self._checkpoint = None
         self.schedule = self._given_schedule or ConquerScheduler(
             **self._schedule_settings, max_epochs=trainer.max_epochs
         )
@@ -198,6 +204,7 @@ class DivideConquerCallback(_compat.CallbackBase):
             self._subspaces = self._make_subspaces(width, self.schedule.split_depth)
         if isinstance(self._subspaces, LearnedSubspaces):
             _compat.check_order(trainer, self)
+        self._settings = self._describe_settings(width)
         pl_module.add_module("divide_conquer_subspaces", self._subspaces)
         if has_losses(pl_module):
             self._handles = narrow_losses(pl_module, self._subspaces, self._weight_dims)
@@ -239,6 +246,20 @@ class DivideConquerCallback(_compat.CallbackBase):
             else:
                 self.on_train_epoch_start(trainer, pl_module)
 
+    def _describe_settings(self, width: int) -> dict[str, Any]:
+        """Return what decides how the training goes, as plain values."""
+        plan = ("split_depth", "every_n_epochs", "first_division", "freeze_epochs", "merge_at", "conquer_at", "flat")
+        return {
+            "subspaces": type(self._subspaces).__name__,
+            "width": width,
+            **{name: getattr(self.schedule, name, None) for name in (*plan, "progressive")},
+            "cluster_on": self._cluster_on,
+            "images_per_class": self._images_per_class,
+            "allotment": self._allotment,
+            "isolate": self._isolate,
+            "seed": self._seed,
+        }
+
     def _check_data(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loader = self._router.users_loader(trainer)
         check_loader(loader, self._images_per_class, learners := 2**self.schedule.split_depth)
@@ -247,6 +268,16 @@ class DivideConquerCallback(_compat.CallbackBase):
             check_divisible(labels, learners)
         if advice := conventions.label_advice(pl_module, loader.dataset):
             rank_zero_warn(advice)
+        name_of = partial(conventions.image_name, loader.dataset)
+        self._images = fingerprint(labels, name_of, len(loader.dataset))  # type: ignore[arg-type]
+        self._settings |= {"batch_size": batch_size(loader), "batches": len(loader), "processes": trainer.world_size}
+        if self._checkpoint is not None:
+            check_images(self._checkpoint["images"], self._images, name_of)
+            mid_epoch = _compat.entered_mid_epoch(trainer) and self._entered == trainer.current_epoch
+            change = compare_settings(self._checkpoint["settings"], self._settings, mid_epoch=mid_epoch)
+            if change:
+                rank_zero_warn(change)
+            self._checkpoint = None
 
     def _enter_mid_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on in the middle of an epoch, or at its end, where a run was stopped."""
@@ -280,6 +311,15 @@ class DivideConquerCallback(_compat.CallbackBase):
         if self._subspaces is not None:
             self.learner = self._router.next_learner()
             self._subspaces.activate(self.learner if self.stage.phase == "divided" else None)
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """Stop at a loss that is no number, before it gets into the weights."""
+        if self._subspaces is not None and _compat.has_diverged(trainer, loss):
+            raise InputError(
+                f"the loss is {float(loss)} in epoch {trainer.current_epoch} for "
+                f"{self._router.describe_batch(trainer)}; the weights are still those before it. Try a smaller learning "
+                "rate or full precision, look at these images, and go on from a checkpoint of before"
+            )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -346,6 +386,8 @@ class DivideConquerCallback(_compat.CallbackBase):
         division, clusters, subspaces = self.division, self._clusters, self._subspaces
         return {
             "version": STATE_VERSION,
+            "settings": self._settings,
+            "images": self._images,
             "assignment": None if division is None else division.assignment,
             "division_depth": None if division is None else division.depth,
             "depth": None if clusters is None else clusters.depth,
@@ -367,6 +409,8 @@ class DivideConquerCallback(_compat.CallbackBase):
                 f"the checkpoint holds a divide-and-conquer state of version {state_dict['version']}, "
                 f"this version of divconq-pl reads version {STATE_VERSION}"
             )
+        if state_dict["images"] is not None:
+            self._checkpoint = {"settings": state_dict["settings"], "images": state_dict["images"]}
         self.history = [dict(summary) for summary in state_dict["history"]]
         self._labels = state_dict["labels"]
         self._entered = state_dict["entered"]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from divconq_pl import _compat
+from divconq_pl.conventions import image_name
 from divconq_pl.division import Division
 from divconq_pl.errors import InputError
 from divconq_pl.sampling import Allotment, ClusterBatchSampler, allot, check_batch
@@ -106,6 +107,16 @@ class BatchRouter:
             return None
         self._consumed += 1
         return self._learners[self._consumed - 1]
+
+    def describe_batch(self, trainer: pl.Trainer) -> str:
+        """Say which learner the present batch belongs to and which images it holds, as far as that is known."""
+        number = _compat.batch_index(trainer)
+        sampler = _compat.get_train_loader(trainer).batch_sampler
+        if not isinstance(sampler, ClusterBatchSampler):
+            return f"batch {number}"
+        whose = f" of learner {self._learners[self._consumed - 1]}" if self._learners else ""
+        dataset = self.users_loader(trainer).dataset
+        return f"batch {number}{whose} ({', '.join(image_name(dataset, i) or str(i) for i in sampler.images(number))})"
 
 
 def batch_size(loader: DataLoader[Any]) -> int:

@@ -117,11 +117,15 @@ class ClusterBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the batches of the current epoch from ``start`` on (0, unless an epoch is entered in its middle)."""
+        for batch in range(self.start, self._length):
+            yield self.images(batch)
+
+    def images(self, batch: int) -> list[int]:
+        """Return the images of a batch (0, 1, ...) of the current epoch, those of this process."""
         if self._batches is None:
             self._batches = self._lay_out()
         first = self._rank * self.batch_size
-        for batch in self._batches[self.start :]:
-            yield batch[first : first + self.batch_size]
+        return self._batches[batch][first : first + self.batch_size]
 
     def _lay_out(self) -> list[list[int]]:
         if self._streams is None or self._next_epoch > self._epoch:
