@@ -98,6 +98,13 @@ def _box() -> dict[str, int]:
     return {"bbox_x1": 2, "bbox_y1": 3, "bbox_x2": 300, "bbox_y2": 200}
 
 
+def edit(file: Path, number: int, text: str) -> None:
+    """Replace a line, counted from 1."""
+    lines = file.read_text().splitlines()
+    lines[number - 1] = text
+    write(file, lines)
+
+
 def save_annotations(file: Path, rows: Sequence[dict[str, Any]], **more: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     savemat(file, {"annotations": struct(rows), **more}, do_compression=True)
@@ -217,6 +224,9 @@ def write_inshop(root: Path, *, lists: str = "Eval", images: str = "Img/img", si
     }
 
 
+SIZES = {"small": 800, "medium": 1600, "large": 2400}
+
+
 def write_vehicle_id(root: Path, test_list: str = "large") -> Tree:
     """Write ``VehicleID_V1.0/`` with all lists; the larger ones hold more vehicles."""
     home = root / "VehicleID_V1.0"
@@ -226,7 +236,7 @@ def write_vehicle_id(root: Path, test_list: str = "large") -> Tree:
     number = {(c, i): 7 * (10 * c + i) for c in (*train, *tests["large"]) for i in range(IMAGES)}
     for (c, i), n in number.items():
         save(home / "image" / f"{n:07}.jpg", colour(c, i))
-    lists = {"train_list": train, **{f"test_list_{size}": c for size, c in zip((800, 1600, 2400), tests.values())}}
+    lists = {"train_list": train, **{f"test_list_{SIZES[size]}": classes for size, classes in tests.items()}}
     for name, classes in lists.items():
         write(split / f"{name}.txt", [f"{number[c, i]:07} {c}" for i in range(IMAGES) for c in classes])
     names = {c: f"vehicle {c}" for c in (*train, *tests["large"])}

@@ -69,8 +69,8 @@ def explain(error: BaseException, arguments: list[str], config_dir: Path, config
             group, _, wrong = str(link.missing_cfg_file).rpartition("/")
             return f"there is no {group}={wrong}; {_existing(wrong, link.options, group)}"
         if isinstance(link, MissingMandatoryValue):
-            key = _where_to_set(str(link.full_key), config_dir)
-            return f"{key} is not given; add {key}=... to the command"
+            missed = _where_to_set(str(link.full_key), config_dir)
+            return f"{missed} is not given; add {missed}=... to the command"
     text = _one_line(error)
     if key := re.match(r"Could not override '([\w./@-]+)'|.*[Kk]ey '([\w.]+)' is not in struct", text):
         wrong = key[1] or key[2]

@@ -66,7 +66,8 @@ class Benchmark(ABC):
     ) -> None:
         self.root = Path(root).expanduser()
         if not download and not self.root.exists():
-            raise InputError(f"root={str(root)!r} does not exist; give the folder that holds {self.title}")
+            fetch_it = ", or fetch it with download=true" if isinstance(self.source, Archive) else ""
+            raise InputError(f"root={str(root)!r} does not exist; give the folder that holds {self.title}{fetch_it}")
         if self.root.exists() and not (self.root.is_dir() and os.access(self.root, os.R_OK | os.X_OK)):
             raise InputError(f"root={str(root)!r} is no folder that can be read; give one that holds {self.title}")
         check_on_bad_image(on_bad_image)

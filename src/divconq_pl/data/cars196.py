@@ -29,7 +29,10 @@ class Cars196(Benchmark):
 
     title = "CARS196"
     home = "CARS196"
-    source = "the authors' page (https://ai.stanford.edu/~jkrause/cars/car_dataset.html) is gone; bring a copy"
+    source = (
+        "the authors' page (https://ai.stanford.edu/~jkrause/cars/car_dataset.html) is gone; bring a copy in one of "
+        "these layouts"
+    )
 
     def layouts(self) -> list[Layout]:
         """Return those of the two archives of the authors, of the copy with folders of classes, and of parquet."""

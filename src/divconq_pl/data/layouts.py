@@ -116,7 +116,7 @@ def not_found(root: Path, layouts: Sequence[Layout], home: str | None = None) ->
         gone = [" or ".join(layout.needs[key]) for key, found in places.items() if not found]
         partly = 0 < len(gone) < len(layout.needs)
         note = f" ({layout.note})" if partly and layout.note else ""
-        said.append(f"{layout} lacks {', '.join(gone)}{note}" if partly else f"{layout} is not there at all")
+        said.append(f"{layout} lacks {', '.join(gone) if partly else 'all'}{note}")
     packed = [p.name for p in root.iterdir() if p.suffix in (".tgz", ".gz", ".tar", ".zip")] if root.is_dir() else []
     hint = f"; unpack {packed[0]!r}, which is there" if packed else ""
     return f"root={str(root)!r} has none of these layouts: {'; '.join(said)}{hint}"

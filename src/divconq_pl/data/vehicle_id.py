@@ -33,10 +33,7 @@ class VehicleID(Benchmark):
 
     title = "PKU VehicleID"
     home = "VehicleID_V1.0"
-    source = (
-        "request it at https://www.pkuml.org/resources/pku-vehicleid.html, and unpack it into the root; it must not be "
-        "passed on"
-    )
+    source = "request it at https://www.pkuml.org/resources/pku-vehicleid.html, and unpack it into the root"
 
     def __init__(self, root: str | Path, *, test_list: TestList = "large", **arguments: Any) -> None:
         super().__init__(root, **arguments)
