@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from divconq_pl.data.annotations import known, read_table, whole_number
 from divconq_pl.data.benchmark import Benchmark
 from divconq_pl.data.download import Archive
@@ -52,5 +54,5 @@ def _read(places: Places) -> Parts:
     for image_id, path in read_table(places["images"], {"id of a labelled image": known(labels), "path": str}):
         class_id = labels[image_id]
         part = parts["train" if class_id <= TRAIN_CLASSES else "test"]
-        part.append(Labelled(class_id, names[class_id], str(places["folder"] / path)))
+        part.append(Labelled(class_id, names[class_id], os.path.join(places["folder"], path)))
     return parts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from divconq_pl.data.annotations import Columns, known, read_table, whole_number
 from divconq_pl.data.benchmark import Benchmark
 from divconq_pl.data.layouts import Labelled, Layout, Parts, Places
@@ -41,8 +43,8 @@ def _read(places: Places) -> Parts:
     parts: Parts = {"train": [], "query": [], "gallery": []}
     columns: Columns = {"image": str, "item": _item, "train|query|gallery": known(parts, str)}
     for image, item, part in read_table(places["list"], columns, header=True, counted=True):
-        path = places["folder"] / image.removeprefix("img/").removeprefix("img_highres/")
-        parts[part].append(Labelled(item, f"id_{item:08}", str(path)))
+        path = os.path.join(places["folder"], image.removeprefix("img/"))
+        parts[part].append(Labelled(item, f"id_{item:08}", path))
     return parts
 
 

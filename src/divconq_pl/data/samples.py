@@ -29,13 +29,14 @@ def check_on_bad_image(value: str) -> None:
 
 
 def missing(files: Iterable[str]) -> list[str]:
-    """Return the files that are not there; each folder is listed once, which is fast on network drives."""
+    """Return the files that are not to be seen; each folder is listed once, which is fast on network drives."""
     listed: dict[str, set[str]] = {}
     gone = []
     for file in files:
         folder, name = os.path.split(file)
         if folder not in listed:
-            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+            is_readable = os.path.isdir(folder) and os.access(folder, os.R_OK)
+            listed[folder] = set(os.listdir(folder)) if is_readable else set()
         if name not in listed[folder]:
             gone.append(file)
     return gone

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from divconq_pl.data.annotations import Columns, read_table, whole_number
 from divconq_pl.data.benchmark import Benchmark
 from divconq_pl.data.download import Archive
@@ -55,7 +57,7 @@ def _read(places: Places) -> Parts:
     columns: Columns = {"image id": whole_number, "class id": whole_number, "super class id": whole_number, "path": str}
     return {
         part: [
-            Labelled(class_id, f"{path.split('/')[0]}/{class_id}", str(places["folder"] / path))
+            Labelled(class_id, f"{path.split('/')[0]}/{class_id}", os.path.join(places["folder"], path))
             for _, class_id, _, path in read_table(places[part], columns, header=True)
         ]
         for part in ("train", "test")

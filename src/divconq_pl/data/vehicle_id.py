@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -59,7 +60,7 @@ def _read(places: Places) -> Parts:
     columns: Columns = {"image id": str, "vehicle id": whole_number}  # image ids have leading zeros
     return {
         part: [
-            Labelled(vehicle, f"vehicle {vehicle}", str(places["folder"] / f"{image}.jpg"))
+            Labelled(vehicle, f"vehicle {vehicle}", os.path.join(places["folder"], f"{image}.jpg"))
             for image, vehicle in read_table(places[part], columns)
         ]
         for part in ("train", "test")
