@@ -250,6 +250,20 @@ def test_lists_are_read_as_editors_leave_them(tmp_path: Path) -> None:
     assert parts(read(CUB200, tmp_path)) == tree
 
 
+def test_what_macos_leaves_beside_is_no_image(tmp_path: Path) -> None:
+    tree = trees.write_vehicle_id(tmp_path)
+    home = tmp_path / "VehicleID_V1.0"
+    file = home / "train_test_split" / "train_list.txt"
+    trees.write(file, ["._0000119 17", *file.read_text().splitlines()])  # as of a list that was made from a folder
+    (home / "image" / "._0000119.jpg").write_bytes(b"\0\5\26\7")
+    assert parts(read(VehicleID, tmp_path)) == tree
+    trees.write_sop(tmp_path)
+    for folder in (tmp_path / "Stanford_Online_Products").glob("*_final"):
+        folder.rename(folder.with_name(f"._{folder.name}"))
+    with pytest.raises(InputError, match=r"as published .* lacks \*_final;"):
+        read(StanfordOnlineProducts, tmp_path)
+
+
 def test_a_list_that_is_shorter_than_it_says(tmp_path: Path) -> None:
     trees.write_inshop(tmp_path)
     trees.edit(tmp_path / "Eval" / "list_eval_partition.txt", 1, "40")

@@ -11,7 +11,6 @@ from divconq_pl.data.annotations import Columns, known, mat_rows, read_csv, read
 from divconq_pl.data.benchmark import Benchmark
 from divconq_pl.data.layouts import Labelled, Layout, Parts, Places
 from divconq_pl.data.parquet import parquet_image, parquet_labels, read_parquet_rgb
-from divconq_pl.data.samples import is_visible
 
 TRAIN_CLASSES = 98
 
@@ -110,12 +109,7 @@ def _read_folders_of_classes(places: Places) -> Parts:
 
 
 def _read_parquet(places: Places) -> Parts:
-    files = [
-        file
-        for part in ("train", "test")
-        for file in sorted(places[part].glob(f"{part}-*.parquet"))
-        if is_visible(file.name)
-    ]
+    files = [file for part in ("train", "test") for file in sorted(places[part].glob(f"{part}-*.parquet"))]
     return _split(
         [(label + 1, parquet_image(file, row)) for file in files for row, label in enumerate(parquet_labels(file))], {}
     )
