@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+import trees
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
@@ -26,6 +27,30 @@ USUAL_MINER = {
     "triplet": miners.TripletMarginMiner,
     "multi_similarity": miners.MultiSimilarityMiner,
 }
+RECALL_KS = {
+    "cub200": [1, 2, 4, 8],
+    "cars196": [1, 2, 4, 8],
+    "sop": [1, 10, 100, 1000],
+    "inshop": [1, 10, 20, 30, 40, 50],
+    "vehicle_id": [1, 5],
+}
+WRITE = {
+    "cub200": trees.write_cub,
+    "cars196": trees.write_cars_all_in_one,
+    "sop": trees.write_sop,
+    "inshop": trees.write_inshop,
+    "vehicle_id": trees.write_vehicle_id,
+}
+pytestmark = pytest.mark.filterwarnings("ignore:.*is not as published")
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """A tiny copy of each published data set."""
+    roots = {name: tmp_path_factory.mktemp(name) for name in WRITE}
+    for name, write in WRITE.items():
+        write(roots[name])
+    return roots
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +71,14 @@ def glyph_cache(tmp_path_factory):
 
 
 @pytest.fixture
-def composed(tmp_path, images, glyph_cache):
+def composed(tmp_path, images, copies, glyph_cache):
     """Compose a configuration as on the command line, with small data."""
 
     def make(*overrides, config="train"):
-        if "dataset=image_folder" in overrides:
-            data = [f"dataset.root={images}", "data.train_transform.size=32"]
+        named = [o.removeprefix("dataset=") for o in overrides if o.startswith("dataset=")]
+        if named and named[-1] != "glyphs":
+            root = {"image_folder": images, **copies}[named[-1]]
+            data = [f"dataset.root={root}", "data.train_transform.size=32"]
         else:
             data = [f"dataset.root={glyph_cache}", "dataset.size=16"]
             data += [] if any("dataset.num_classes=" in o for o in overrides) else ["dataset.num_classes=12"]
@@ -89,7 +116,8 @@ def test_every_choice_builds_a_whole_run(composed, group, name):
     if (group, name) != ("trainer", "gpu"):
         trainer = instantiate(cfg.trainer, callbacks=[*callbacks.values(), checkpoint], logger=list(loggers.values()))
         assert isinstance(trainer, pl.Trainer)
-    images, labels = next(iter(data.test_dataloader()))
+    tested = data.test_dataloader()
+    images, labels = next(iter(tested[0] if isinstance(tested, list) else tested))
     module.eval()
     assert module(images[:2]).shape == (2, 128)
     assert len(labels) == len(images)
@@ -98,10 +126,12 @@ def test_every_choice_builds_a_whole_run(composed, group, name):
 @pytest.mark.parametrize("name", GROUPS["dataset"])
 def test_a_data_set_gives_disjoint_classes_and_batches_of_them(composed, name):
     data = instantiate(composed(f"dataset={name}", "data.batch_size=4", "data.images_per_class=2").data)
-    parts = [set(part.classes) for part in (data.splits.train, data.splits.val, data.splits.test)]
+    splits = data.splits
+    test = splits.test[0] if isinstance(splits.test, tuple) else splits.test
+    parts = [set(part.classes) for part in (splits.train, splits.val, test)]
     assert len(set.union(*parts)) == sum(map(len, parts))
     images, labels = next(iter(data.train_dataloader()))
-    size, channels = (32, 3) if name == "image_folder" else (16, 1)
+    size, channels = (16, 1) if name == "glyphs" else (32, 3)
     assert images.shape == (4, channels, size, size)
     assert sorted(np.unique(labels, return_counts=True)[1]) == [2, 2]
 
@@ -165,6 +195,37 @@ def test_evaluation_composes_with_the_same_choices(group):
         assert cfg[group]._target_
         if group == "backbone":
             assert instantiate(cfg.backbone).out_features
+
+
+@pytest.mark.parametrize("name", GROUPS["dataset"])
+def test_an_evaluation_takes_the_ks_of_its_data_set(name):
+    for overrides, ks in (([], RECALL_KS.get(name)), (["module.recall_ks=[3]"], [3])):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("evaluate", [f"dataset={name}", "dataset.root=somewhere", *overrides])
+        assert cfg.module.recall_ks == ks
+        assert cfg.dataset.root == "somewhere"
+        assert cfg.data.test_transform
+
+
+@pytest.mark.parametrize("name", RECALL_KS)
+def test_a_published_data_set_trains_and_is_tested_as_usual(composed, name):
+    cfg = composed(
+        f"dataset={name}",
+        "divide={split_depth: 1, warmup_epochs: 0, conquer_at: null}",
+        "data={batch_size: 4, images_per_class: 2, eval_batch_size: 8}",
+        "module.embedding_dim=8",
+        "trainer={accelerator: cpu, max_epochs: 1, limit_train_batches: 2, enable_progress_bar: false}",
+        "logger=none",
+    )
+    data = instantiate(cfg.data)
+    module, divide = instantiate(cfg.module), instantiate(cfg.divide)
+    before = [parameter.detach().clone() for parameter in module.backbone.parameters()]
+    trainer = instantiate(cfg.trainer, callbacks=[divide], logger=False, enable_checkpointing=False)
+    trainer.fit(module, data)
+    assert not all(map(torch.equal, before, module.backbone.parameters()))
+    assert trainer.callback_metrics["val/recall_at_1"] >= 0
+    tested = trainer.test(module, data, verbose=False)[0]
+    assert [key for key in tested if "recall" in key] == [f"test/recall_at_{k}" for k in RECALL_KS[name]]
 
 
 class Watch(pl.Callback):

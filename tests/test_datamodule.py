@@ -167,7 +167,7 @@ def test_trainer_goes_through_all_parts() -> None:
     assert model.tested == {0: 16}
     assert torch.cat(trainer.predict(model, datamodule=data)).tolist() == data.splits.test.targets.tolist()
 
-    without, model = module(source(val=None, test=(make(4), make(4)))), Recorder()
+    without, model = module(source(val=None, test=(make(4, first=200), make(4, first=200)))), Recorder()
     trainer = pl.Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, **quiet)
     trainer.fit(model, datamodule=without)
     trainer.test(model, datamodule=without, verbose=False)
@@ -289,3 +289,11 @@ def test_augmentation_leaves_the_random_numbers_of_the_training_alone():
     assert data[1][0] != data[2][0]
     assert torch.equal(torch.get_rng_state(), state)
     assert random.getstate() == python
+
+
+@pytest.mark.parametrize(("part", "named"), [("val", "validation"), ("test", "test")], ids=["validation", "test"])
+def test_what_is_trained_on_is_not_evaluated_on(part: str, named: str) -> None:
+    with pytest.raises(InputError, match=f"3 classes of the training part are also in the {named} part.*: 0/0, 0/1, "):
+        source(**{part: make(3)})
+    # A class without images in the part is none of it.
+    assert len(source(**{part: make(3, first=100).with_classes(["100/0", "100/1", "0/0"])}).parts.train) == 24

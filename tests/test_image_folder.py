@@ -134,10 +134,28 @@ def test_query_without_any_answer(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_classes_on_both_sides_are_pointed_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [(("train", "test"), "test"), (("train", "val", "test"), "validation"), (("train", "query", "gallery"), "gallery")],
+)
+def test_training_classes_in_a_part_to_evaluate_on_are_refused(
+    tmp_path: Path, parts: tuple[str, ...], named: str
+) -> None:
     fill(tmp_path / "train", LETTERS)
-    fill(tmp_path / "test", ["i", "j"])
-    with pytest.warns(UserWarning, match="2 classes of 'train' .* i, j"):
+    for part in parts[1:]:
+        fill(tmp_path / part, ["v", "w"] if part == "val" else ["x", "y"])
+    read(tmp_path)
+    # A gallery may hold more than is asked for, but nothing that was trained on.
+    fill(tmp_path / {"validation": "val"}.get(named, named), ["i", "j"])
+    with pytest.raises(InputError, match=f"2 classes of the training part are also in the {named} part.* i, j;"):
+        read(tmp_path, val_fraction=0)
+
+
+def test_validation_by_test_classes_is_pointed_out(tmp_path: Path) -> None:
+    fill(tmp_path / "train", LETTERS)
+    fill(tmp_path / "val", ["x", "y"])
+    fill(tmp_path / "test", ["y", "z"])
+    with pytest.warns(UserWarning, match="1 classes of 'val' are also in the test.*: y"):
         ImageFolder(tmp_path).splits()
 
 
@@ -265,15 +283,16 @@ def test_only_bad_images(tmp_path: Path) -> None:
         ImageFolder(tmp_path, on_bad_image="ignore")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "P+alpha", "RGB", "RGBA", "CMYK", "I;16"])
 def test_every_kind_of_image_becomes_rgb(tmp_path: Path, mode: str) -> None:
     file = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
     gray = 255 if mode == "1" else 100
     if mode == "I;16":
         image = Image.fromarray(np.full((4, 4), gray * 256, dtype=np.uint16))
     else:
-        image = Image.new("RGB", (4, 4), (gray,) * 3).convert(mode)
-    image.save(file)
+        image = Image.new("RGB", (4, 4), (gray,) * 3).convert(mode.removesuffix("+alpha"))
+    image.save(file, **({"transparency": bytes(range(256))} if mode == "P+alpha" else {}))
     read_back = np.asarray(FileDataset([file], [0], ["a"]).image(0))
     assert read_back.shape == (4, 4, 3)
     assert np.abs(read_back.astype(int) - gray).max() <= 3

@@ -261,7 +261,9 @@ def refusal(outcome):
         (["loss=triplet", "loss.beta=1"], r"no 'loss\.beta'; loss has: margin$"),
         (["divide=none", "divide.split_depth=1"], r"no 'divide\.split_depth'; .*divide"),
         (["-m", "divide=flatt,none"], r"no divide=flatt; did you mean 'divide=flat'\? divide has: flat, hierarchical"),
-        (["dataset=image_folder"], r"Missing mandatory value: .*dataset\.root"),
+        (["dataset=image_folder"], r"error: dataset\.root is not given; add dataset\.root=\.\.\. to the command$"),
+        (["dataset=cars196"], r"error: dataset\.root is not given; add dataset\.root=\.\.\. to the command$"),
+        ([*TINY, "backbone=torchvision"], r"error: backbone\.name is not given; add backbone\.name=\.\.\. to"),
         (["dataset=image_folder", "dataset.root=nowhere"], r"root='nowhere' does not exist; give a folder"),
         ([*TINY, "data.batch_size=18"], r"batch_size=18 cannot hold .* use images_per_class=2, batch_size=16 or"),
         (

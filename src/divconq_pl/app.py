@@ -16,7 +16,7 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from divconq_pl.errors import InputError
 from divconq_pl.report import average_over_seeds, collect_runs, print_results
@@ -68,6 +68,9 @@ def explain(error: BaseException, arguments: list[str], config_dir: Path, config
         if isinstance(link, MissingConfigException) and link.options:
             group, _, wrong = str(link.missing_cfg_file).rpartition("/")
             return f"there is no {group}={wrong}; {_existing(wrong, link.options, group)}"
+        if isinstance(link, MissingMandatoryValue):
+            missed = _where_to_set(str(link.full_key), config_dir)
+            return f"{missed} is not given; add {missed}=... to the command"
     text = _one_line(error)
     if key := re.match(r"Could not override '([\w./@-]+)'|.*[Kk]ey '([\w.]+)' is not in struct", text):
         wrong = key[1] or key[2]
@@ -77,7 +80,7 @@ def explain(error: BaseException, arguments: list[str], config_dir: Path, config
 
 def _known_keys(wrong: str, arguments: list[str], config_dir: Path, config_name: str) -> str:
     """List what exists where a key was not found."""
-    groups = sorted(path.name for path in config_dir.iterdir() if path.is_dir())
+    groups = _groups(config_dir)
     choices = [argument for argument in arguments if argument.partition("=")[0] in groups and "," not in argument]
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         config = compose(config_name, choices)
@@ -87,6 +90,16 @@ def _known_keys(wrong: str, arguments: list[str], config_dir: Path, config_name:
     node = OmegaConf.select(config, parent) if parent else config
     keys = [str(key) for key in node if not str(key).startswith("_")] if node else []
     return _existing(name, keys, parent, joint=".")
+
+
+def _groups(config_dir: Path) -> list[str]:
+    return sorted(path.name for path in config_dir.iterdir() if path.is_dir())
+
+
+def _where_to_set(key: str, config_dir: Path) -> str:
+    """Return the key that stands for a value in all of its places: dataset.root for data.dataset.root."""
+    parts, groups = key.split("."), _groups(config_dir)
+    return ".".join(parts[max((i for i, part in enumerate(parts[:-1]) if part in groups), default=0) :])
 
 
 def _existing(wrong: str, names: Sequence[str], parent: str, joint: str = "=") -> str:

@@ -317,8 +317,8 @@ class DivideConquerCallback(_compat.CallbackBase):
         if self._subspaces is not None and _compat.has_diverged(trainer, loss):
             raise InputError(
                 f"the loss is {float(loss)} in epoch {trainer.current_epoch} for "
-                f"{self._router.describe_batch(trainer)}; the weights are still those before it. Try a smaller learning "
-                "rate or full precision, look at these images, and go on from a checkpoint of before"
+                f"{self._router.describe_batch(trainer)}; the weights are still those before it. Try a smaller "
+                "learning rate or full precision, look at these images, and go on from a checkpoint of before"
             )
 
     def on_train_batch_end(

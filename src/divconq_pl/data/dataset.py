@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -166,6 +166,7 @@ class FileDataset(RetrievalDataset):
         targets: label of each image, shape (N,).
         classes: name of each class.
         transform: image to tensor.
+        read: what makes an RGB image of an entry of ``files``; a function of a module, so that workers can be sent it.
     """
 
     def __init__(
@@ -174,14 +175,16 @@ class FileDataset(RetrievalDataset):
         targets: Tensor | Sequence[int],
         classes: Sequence[str],
         transform: Transform | None = None,
+        read: Callable[[str], Image.Image] | None = None,
     ) -> None:
         super().__init__(targets, classes, transform)
         if len(files) != len(self.targets):
             raise InputError(f"{len(files)} files, but {len(self.targets)} labels")
         self._files = [str(file) for file in files]
+        self._read = read or read_rgb
 
     def _image(self, row: int) -> Image.Image:
-        return read_rgb(self._files[row])
+        return self._read(self._files[row])
 
     def _name(self, row: int) -> str:
         return self._files[row]
@@ -204,8 +207,12 @@ def random_numbers(seed: str) -> Iterator[None]:
         torch.set_rng_state(before[1])
 
 
-def read_rgb(file: str | Path) -> Image.Image:
-    """Decode an image file to RGB.
+def read_rgb(file: str | Path | BinaryIO, name: str | None = None) -> Image.Image:
+    """Decode an image file to RGB; what is transparent keeps its own colour.
+
+    Args:
+        file: path of the file, or the open file.
+        name: how to name it in an error; by default its path.
 
     Raises:
         InputError: if the file is missing, truncated or no image; it names the file.
@@ -214,14 +221,18 @@ def read_rgb(file: str | Path) -> Image.Image:
         with Image.open(file) as image:
             if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip to white
                 return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+            if image.mode == "P" and "transparency" in image.info:  # Pillow would warn of what is lost
+                return image.convert("RGBA").convert("RGB")
             return image.convert("RGB")
     except Exception as error:  # each of Pillow's decoders fails in its own way, from OSError to struct.error
-        raise InputError(f"cannot read the image {str(file)!r}: {error}") from error
+        raise InputError(f"cannot read the image {name or str(file)!r}: {error}") from error
 
 
 @dataclass(frozen=True)
 class Splits:
     """The parts of a data set, each labelled from 0 by itself.
+
+    A class is known by its name: what is trained on is never evaluated on.
 
     Args:
         train: training images.
@@ -229,7 +240,8 @@ class Splits:
         test: test images; or (query, gallery), which share their class names.
 
     Raises:
-        InputError: if a part has fewer than two classes, or query and gallery differ in their class names.
+        InputError: if a part has fewer than two classes, query and gallery differ in their class names, or training
+            classes are in another part.
     """
 
     train: RetrievalDataset
@@ -237,13 +249,27 @@ class Splits:
     test: RetrievalDataset | tuple[RetrievalDataset, RetrievalDataset]
 
     def __post_init__(self) -> None:
-        """Refuse parts in which there is nothing to tell apart."""
+        """Refuse parts in which there is nothing to tell apart, and an evaluation on what was trained on."""
         query, gallery = self.test if isinstance(self.test, tuple) else (self.test, self.test)
         if query.classes != gallery.classes:
             raise InputError("query and gallery must have the same list of class names")
+        trained = set(_classes_with_images(self.train))
         for part, data in {"training": self.train, "validation": self.val, "test": query, "gallery": gallery}.items():
-            if data is not None and (count := len(set(data.targets.tolist()))) < 2:
-                raise InputError(f"the {part} part has {count} class(es) with images; retrieval needs 2 or more")
+            if data is None:
+                continue
+            present = _classes_with_images(data)
+            if len(present) < 2:
+                raise InputError(f"the {part} part has {len(present)} class(es) with images; retrieval needs 2 or more")
+            shared = [name for name in present if name in trained]
+            if shared and data is not self.train:
+                raise InputError(
+                    f"{len(shared)} classes of the training part are also in the {part} part, which is for new "
+                    f"classes: {', '.join(shared[:3])}{', ...' if len(shared) > 3 else ''}; leave each in one of them"
+                )
+
+
+def _classes_with_images(data: RetrievalDataset) -> list[str]:
+    return [data.classes[label] for label in data.targets.unique().tolist()]
 
 
 class SplitSource(Protocol):

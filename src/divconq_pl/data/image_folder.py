@@ -6,18 +6,24 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, get_args
 
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
-from tqdm import tqdm
 
-from divconq_pl.data.dataset import FileDataset, Splits, read_rgb, split_classes
+from divconq_pl.data.dataset import FileDataset, Splits, split_classes
+from divconq_pl.data.samples import (
+    OnBadImage,
+    check_gallery,
+    check_on_bad_image,
+    first,
+    folders,
+    is_visible,
+    single,
+    unreadable,
+)
 from divconq_pl.errors import InputError
 
-OnBadImage = Literal["stop", "skip"]
 Sample = tuple[str, str]
 """Class name and path of an image."""
 
@@ -66,8 +72,7 @@ class ImageFolder:
         if not self.root.is_dir():
             state = "is a file" if self.root.exists() else "does not exist"
             raise InputError(f"root={str(root)!r} {state}; give a folder laid out as {LAYOUTS}")
-        if on_bad_image not in get_args(OnBadImage):
-            raise InputError(f"on_bad_image={on_bad_image!r} is unknown; choose 'stop' or 'skip'")
+        check_on_bad_image(on_bad_image)
         if val_classes is not None and train_classes is None and test_classes is None:
             raise InputError("val_classes are listed without train_classes or test_classes; list one of these, too")
         self.train_classes, self.val_classes, self.test_classes = train_classes, val_classes, test_classes
@@ -80,11 +85,11 @@ class ImageFolder:
         """Return training, validation and test part.
 
         Raises:
-            InputError: if the folder has no such layout, a listed class is missing, or a part has fewer than two
-                classes.
+            InputError: if the folder has no such layout, a listed class is missing, a part has fewer than two
+                classes, or training classes are evaluated on.
         """
         root = _descend(self.root)
-        found = _folders(root)
+        found = folders(root)
         if {"train", "query", "gallery"} <= set(found):
             layout: tuple[str, ...] = ("train", "query", "gallery")
         elif {"train", "test"} <= set(found):
@@ -108,12 +113,7 @@ class ImageFolder:
             return _dataset(parts["test"])
         query, gallery = parts["query"], parts["gallery"]
         classes = sorted({name for name, _ in (*query, *gallery)})
-        known = {name for name, _ in gallery}
-        lost = Counter(name for name, _ in query if name not in known)
-        if len(query) == lost.total():
-            raise InputError(f"no class of {str(self.root)!r} is both in query and in gallery; name them alike in both")
-        if lost:
-            warnings.warn(f"{lost.total()} query images are of {len(lost)} classes not in the gallery", stacklevel=3)
+        check_gallery([name for name, _ in query], [name for name, _ in gallery], self.root)
         return _dataset(query, classes), _dataset(gallery, classes)
 
     def _split_by_class(self, samples: list[Sample]) -> Splits:
@@ -143,10 +143,10 @@ class ImageFolder:
 
     def _samples(self, folder: Path) -> list[Sample]:
         """List the images of a folder of classes, sorted by class and file name."""
-        images = {name: _images(folder / name) for name in _folders(folder)}
+        images = {name: _images(folder / name) for name in folders(folder)}
         empty = [name for name, files in images.items() if not files]
         for name in empty:
-            if any(_images(folder / name / inner) for inner in _folders(folder / name)):
+            if any(_images(folder / name / inner) for inner in folders(folder / name)):
                 raise InputError(f"{str(folder / name)!r} holds folders where images are expected; use {LAYOUTS}")
         samples = [(name, file) for name, files in images.items() for file in files]
         if not samples:
@@ -154,17 +154,16 @@ class ImageFolder:
             kinds = " ".join(IMG_EXTENSIONS)
             raise InputError(f"{str(folder)!r} has {what}; use {LAYOUTS}, with images that end in {kinds}")
         if empty:
-            warnings.warn(f"{len(empty)} folders of {str(folder)!r} hold no image: {_first(empty)}", stacklevel=3)
+            warnings.warn(f"{len(empty)} folders of {str(folder)!r} hold no image: {first(empty)}", stacklevel=3)
         if self.on_bad_image == "skip":
-            samples = _without_bad_images(samples, folder)
-        if folder.name not in ("query", "gallery"):
-            lone = [name for name, count in Counter(name for name, _ in samples).items() if count == 1]
-            if lone:
-                warnings.warn(
-                    f"{len(lone)} classes of {str(folder)!r} have a single image, which has no partner to be found: "
-                    f"{_first(lone)}",
-                    stacklevel=3,
-                )
+            bad = unreadable([file for _, file in samples], folder)
+            samples = [(name, file) for name, file in samples if file not in bad]
+        if folder.name not in ("query", "gallery") and (lone := single(name for name, _ in samples)):
+            warnings.warn(
+                f"{len(lone)} classes of {str(folder)!r} have a single image, which has no partner to be found: "
+                f"{first(lone)}",
+                stacklevel=3,
+            )
         return samples
 
 
@@ -177,9 +176,9 @@ def _dataset(samples: Sequence[Sample], classes: Sequence[str] | None = None) ->
 def _descend(root: Path) -> Path:
     """Go down as long as a folder holds a single folder which itself holds folders and no image."""
     folder = root
-    while len(names := _folders(folder)) == 1:
+    while len(names := folders(folder)) == 1:
         inner = folder / names[0]
-        if _images(inner) or not _folders(inner):
+        if _images(inner) or not folders(inner):
             break
         folder = inner
     if folder != root:
@@ -187,56 +186,21 @@ def _descend(root: Path) -> Path:
     return folder
 
 
-def _folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if _is_visible(entry.name) and entry.is_dir())
-
-
 def _images(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         return sorted(
             entry.path
             for entry in entries
-            if _is_visible(entry.name) and has_file_allowed_extension(entry.name, IMG_EXTENSIONS) and entry.is_file()
+            if is_visible(entry.name) and has_file_allowed_extension(entry.name, IMG_EXTENSIONS) and entry.is_file()
         )
-
-
-def _is_visible(name: str) -> bool:
-    """Tell real content from hidden files and from what macOS leaves beside it (``._*`` and ``__MACOSX``)."""
-    return not name.startswith(".") and name != "__MACOSX"
-
-
-def _without_bad_images(samples: list[Sample], folder: Path) -> list[Sample]:
-    def is_readable(sample: Sample) -> bool:
-        try:
-            read_rgb(sample[1])
-        except InputError:
-            return False
-        return True
-
-    with ThreadPoolExecutor() as pool:
-        progress = tqdm(pool.map(is_readable, samples), "Checking images", len(samples), unit="image", disable=None)
-        readable = list(progress)
-    bad = [file for (_, file), good in zip(samples, readable, strict=True) if not good]
-    if not bad:
-        return samples
-    if len(bad) == len(samples):
-        raise InputError(f"none of the {len(bad)} images of {str(folder)!r} can be read, such as {bad[0]!r}")
-    warnings.warn(f"{len(bad)} images of {str(folder)!r} cannot be read and are left out: {_first(bad)}", stacklevel=4)
-    return [sample for sample, good in zip(samples, readable, strict=True) if good]
 
 
 def _warn_of_shared_classes(parts: dict[str, list[Sample]]) -> None:
     classes = {part: {name for name, _ in samples} for part, samples in parts.items()}
     tests = classes.get("test", set()) | classes.get("query", set())
-    for one, others in (("train", classes.get("val", set()) | tests), ("val", tests)):
-        if shared := sorted(classes.get(one, set()) & others):
-            warnings.warn(
-                f"{len(shared)} classes of {one!r} are also in a part to evaluate on, so recall is not measured on "
-                f"new classes: {_first(shared)}",
-                stacklevel=4,
-            )
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    if shared := sorted(classes.get("val", set()) & tests):
+        warnings.warn(
+            f"{len(shared)} classes of 'val' are also in the test, so the best epoch is chosen by classes that are "
+            f"tested on: {first(shared)}",
+            stacklevel=3,
+        )

@@ -1,0 +1,108 @@
+"""Images with their classes on the way to a data set: which are missing, broken, alone or never to be found."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tqdm import tqdm
+
+from divconq_pl.data.dataset import read_rgb
+from divconq_pl.errors import InputError
+
+OnBadImage = Literal["stop", "skip"]
+
+
+def check_on_bad_image(value: str) -> None:
+    """Refuse what is neither ``"stop"`` nor ``"skip"``.
+
+    Raises:
+        InputError: for any other value.
+    """
+    if value not in get_args(OnBadImage):
+        raise InputError(f"on_bad_image={value!r} is unknown; choose 'stop' or 'skip'")
+
+
+def missing(files: Iterable[str]) -> list[str]:
+    """Return the files that are not to be seen; each folder is listed once, which is fast on network drives."""
+    listed: dict[str, set[str]] = {}
+    gone = []
+    for file in files:
+        folder, name = os.path.split(file)
+        if folder not in listed:
+            is_readable = os.path.isdir(folder) and os.access(folder, os.R_OK)
+            listed[folder] = set(os.listdir(folder)) if is_readable else set()
+        if name not in listed[folder]:
+            gone.append(file)
+    return gone
+
+
+def unreadable(images: Sequence[str], where: Path, read: Callable[[str], Any] = read_rgb) -> set[str]:
+    """Decode every image once, warn of those that cannot be read, and return them.
+
+    Args:
+        images: file, or whatever ``read`` takes, of each image.
+        where: the folder to name.
+        read: raises InputError for what cannot be read.
+
+    Raises:
+        InputError: if not a single one can be read.
+    """
+
+    def is_readable(image: str) -> bool:
+        try:
+            read(image)
+        except InputError:
+            return False
+        return True
+
+    with ThreadPoolExecutor() as pool:
+        progress = tqdm(pool.map(is_readable, images), "Checking images", len(images), unit="image", disable=None)
+        bad = [image for image, good in zip(images, progress, strict=True) if not good]
+    if bad and len(bad) == len(images):
+        raise InputError(f"none of the {len(bad)} images of {str(where)!r} can be read, such as {bad[0]!r}")
+    if bad:
+        warnings.warn(
+            f"{len(bad)} images of {str(where)!r} cannot be read and are left out: {first(bad)}", stacklevel=4
+        )
+    return set(bad)
+
+
+def single(classes: Iterable[str]) -> list[str]:
+    """Return the classes that are named once, in their order."""
+    return [name for name, count in Counter(classes).items() if count == 1]
+
+
+def check_gallery(query: Sequence[str], gallery: Iterable[str], where: Path) -> None:
+    """Compare the class of each query image with those of the gallery; warn of queries that nothing can answer.
+
+    Raises:
+        InputError: if no class is in both.
+    """
+    known = set(gallery)
+    lost = Counter(name for name in query if name not in known)
+    if len(query) == lost.total():
+        raise InputError(f"no class of {str(where)!r} is both in query and in gallery; name them alike in both")
+    if lost:
+        warnings.warn(f"{lost.total()} query images are of {len(lost)} classes not in the gallery", stacklevel=3)
+
+
+def folders(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, sorted, without hidden ones and what macOS leaves beside."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if is_visible(entry.name) and entry.is_dir())
+
+
+def is_visible(name: str) -> bool:
+    """Tell real content from hidden files and from what macOS leaves beside it (``._*`` and ``__MACOSX``)."""
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def first(names: Sequence[str]) -> str:
+    """Return the first few names in one line."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
