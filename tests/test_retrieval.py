@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Search with and without faiss."""
     if request.param == "torch":
-        monkeypatch.setattr(nearest, "find_faiss", lambda device, required: None)
+        monkeypatch.setattr(nearest, "_find_faiss", lambda: None)
     else:
         pytest.importorskip("faiss")
     return request.param

@@ -58,7 +58,7 @@ def kmeans(
     if num_clusters == 1:
         return torch.zeros(len(features), dtype=torch.int64)
     _check_finite(features)
-    faiss = None if backend == "torch" else find_faiss(features.device, required=backend == "faiss")
+    faiss = None if backend == "torch" else _find_faiss(features.device, required=backend == "faiss")
     generator = torch.Generator().manual_seed(seed)
     # Inside an autocast region the products would be rounded to half precision, and distances with them.
     with torch.autocast(features.device.type, enabled=False):
@@ -95,7 +95,7 @@ def _check_finite(features: Tensor) -> None:
         )
 
 
-def find_faiss(device: torch.device, *, required: bool) -> ModuleType | None:
+def _find_faiss(device: torch.device, *, required: bool) -> ModuleType | None:
     """Import faiss; ``None`` when it is not required and cannot serve this device."""
     try:
         import faiss

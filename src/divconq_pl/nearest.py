@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from divconq_pl.clustering import find_faiss
 from divconq_pl.errors import InputError
 
 _BLOCK_BYTES = 64 * 2**20
@@ -59,11 +58,20 @@ def neighbour_blocks(
     if block_size is not None and block_size < 1:
         raise InputError(f"block_size = {block_size} compares nothing: give at least 1, or None")
     k = min(k, len(gallery) - (own is not None))
-    faiss = find_faiss(queries.device, required=False) if queries.device.type == "cpu" and k > 0 else None
+    faiss = _find_faiss() if queries.device.type == "cpu" and k > 0 else None
     if faiss is None:
         yield from _by_torch(queries, own, gallery, k, block_size)
     else:
         yield from _by_faiss(faiss, queries, own, gallery, k, block_size)
+
+
+def _find_faiss() -> ModuleType | None:
+    try:
+        import faiss
+    except ModuleNotFoundError:
+        return None
+    module: ModuleType = faiss
+    return module
 
 
 def unit_rows(embeddings: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from divconq_pl.data.dataset import (
 )
 from divconq_pl.data.glyphs import Glyphs
 from divconq_pl.data.image_folder import ImageFolder
+from divconq_pl.data.splitting import split_by_class
 from divconq_pl.data.transforms import glyph_test, glyph_train, image_test, image_train
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "hold_out",
     "image_test",
     "image_train",
+    "split_by_class",
     "split_classes",
 ]
