@@ -7,10 +7,21 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "src" / "divconq_pl"
 FLOORS = {
-    1: {"errors", "clustering", "division", "subspaces", "sampling", "schedule", "retrieval", "nearest", "nmi", "summary"},
+    1: {
+        "errors",
+        "clustering",
+        "division",
+        "subspaces",
+        "sampling",
+        "schedule",
+        "retrieval",
+        "nearest",
+        "nmi",
+        "summary",
+    },
     2: {"conventions", "features", "isolation", "narrowing"},
     3: {"_compat", "callback", "feature_pass", "module", "routing"},
-    4: {"app", "backbones", "checkpoint", "data", "pictures", "plots", "report"},
+    4: {"app", "backbones", "checkpoint", "data", "evaluation", "export", "pictures", "plots", "report"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 FORBIDDEN = {

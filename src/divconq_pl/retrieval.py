@@ -125,9 +125,9 @@ def reid_recall(
     """Compute Recall@K as vehicle re-identification does: from the other images to one random image of each class.
 
     For PKU VehicleID the usual evaluations (such as JDAI-CV/fast-reid) report CMC@1 and CMC@5, which is Recall@K here
-    since each query has exactly one relevant image, and mAP, which is not computed. These figures are far below those of
-    leave-one-out on the same images, which the Divide and Conquer papers report. A class with a single image is in the
-    gallery only.
+    since each query has exactly one relevant image, and mAP, which is not computed. These figures are far below those
+    of leave-one-out on the same images, which the Divide and Conquer papers report. A class with a single image is in
+    the gallery only.
 
     Args:
         embeddings: Shape (N, d); normalised here.

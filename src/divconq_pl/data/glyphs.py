@@ -77,8 +77,8 @@ class Glyphs:
         size: height and width of the images in pixels.
         val_fraction: share of the classes for validation, 0 for none.
         test_fraction: share of the classes for the test.
-        fold: for cross-validation, in place of ``val_fraction``: which of ``num_folds`` equal shares of the classes that
-            are not for the test is for validation.
+        fold: for cross-validation, in place of ``val_fraction``: which of ``num_folds`` equal shares of the classes
+            that are not for the test is for validation.
         num_folds: number of folds.
         seed: seed of all draws.
 

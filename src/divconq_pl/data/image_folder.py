@@ -43,8 +43,8 @@ class ImageFolder:
         val_fraction: share of the classes (of the training classes, if the test classes are given) for validation,
             0 for none.
         test_fraction: share of the classes for the test, for the first layout without lists.
-        fold: for cross-validation, in place of ``val_fraction``: which of ``num_folds`` equal shares of the classes that
-            are not for the test is for validation.
+        fold: for cross-validation, in place of ``val_fraction``: which of ``num_folds`` equal shares of the classes
+            that are not for the test is for validation.
         num_folds: number of folds.
         on_bad_image: ``"stop"`` with the name of the file when it is read, or ``"skip"``: decode every image once
             beforehand and leave out those that cannot be.
@@ -147,7 +147,7 @@ class ImageFolder:
         return hold_out(train, self.val_fraction, fold=self.fold, num_folds=self.num_folds, seed=self.seed)
 
     def _listed_classes(self, classes: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-        """Return the classes of each part; those that are not listed are for training or test, whichever has no list."""
+        """Return the classes of each part; those not listed are for training or test, whichever has no list."""
         given = {"train": self.train_classes, "val": self.val_classes, "test": self.test_classes}
         lists = {part: list(names or ()) for part, names in given.items()}
         listed = [name for names in lists.values() for name in names]
