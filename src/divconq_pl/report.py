@@ -29,7 +29,7 @@ Row = Mapping[str, Any]
 RESULTS_FILE = "results.json"
 SELECTIONS = {
     "validation": "best epoch by validation",
-    "best_test_epoch": "best epoch chosen on these same test classes, which inflates the figures",
+    "best_test_epoch": "best epoch chosen on these very classes, which inflates the figures",
     "last_epoch": "last epoch",
 }
 """How the epoch that is tested was chosen, and how a table says it."""
