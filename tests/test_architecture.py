@@ -11,6 +11,8 @@ FLOORS = {
         "errors",
         "clustering",
         "division",
+        "shards",
+        "storage",
         "subspaces",
         "sampling",
         "schedule",

@@ -373,7 +373,7 @@ def test_diverged_features_are_reported_before_the_division():
         def training_step(self, batch, batch_idx):
             self.backbone[0].weight.data.fill_(float("nan"))
 
-    with pytest.raises(InputError, match=r"192 of 192 images are NaN or infinite \(first: image 0\)"):
+    with pytest.raises(InputError, match=r"192 of 192 images are NaN or infinite \(first: image 0, image 1, image 2\)"):
         trainer(DivideConquerCallback(split_depth=1, every_n_epochs=1)).fit(Diverges(), loader())
 
 

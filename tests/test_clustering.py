@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from divconq_pl import clustering
+from divconq_pl import clustering, shards
 from divconq_pl.clustering import kmeans
 from divconq_pl.errors import InputError
 
@@ -172,7 +172,7 @@ def test_input_is_left_alone(backend: str) -> None:
 def test_block_size_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
     features, _ = blobs([60, 50, 40], spread=1.5)
     expected = kmeans(features, 3, seed=0, backend="torch")
-    monkeypatch.setattr(clustering, "_BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(shards, "BLOCK_ELEMENTS", elements)
     assert torch.equal(kmeans(features, 3, seed=0, backend="torch"), expected)
 
 
@@ -241,9 +241,10 @@ def test_fewer_rows_than_clusters_names_both_numbers(backend: str) -> None:
     ("features", "options", "message"),
     [
         (noise(8, 3).flatten(), {}, r"\(24,\)"),
-        (noise(8, 3), {"num_clusters": 0}, "got 0, 20 and 3"),
-        (noise(8, 3), {"iterations": 0}, "got 2, 0 and 3"),
-        (noise(8, 3), {"restarts": -1}, "got 2, 20 and -1"),
+        (noise(8, 3), {"num_clusters": 0}, "got 0, 20, 3 and"),
+        (noise(8, 3), {"iterations": 0}, "got 2, 0, 3 and"),
+        (noise(8, 3), {"restarts": -1}, "got 2, 20, -1 and"),
+        (noise(8, 3), {"max_rows": 0}, "got 2, 20, 3 and 0"),
         (noise(8, 3), {"backend": "sklearn"}, "'sklearn'.*'auto', 'faiss' or 'torch'"),
     ],
 )

@@ -47,7 +47,7 @@ class StopAt(pl.Callback):
         setattr(self, hook, self._stop)
 
     def _stop(self, trainer, *_):
-        if trainer.fit_loop.total_batch_idx + 1 == self.step and not trainer.sanity_checking:
+        if trainer.fit_loop.total_batch_idx + 1 == self.step:
             raise Stop
 
 
@@ -77,16 +77,18 @@ class KeepAtException(Checkpoint):
         trainer.save_checkpoint(self.folder / "exception.ckpt")
 
 
-def fit(folder=None, resume=None, *others, subspaces="fixed", workers=0, seed=0, module=None, **options):
+def fit(folder=None, resume=None, *others, subspaces="fixed", workers=0, seed=0, make=Restless, **options):
     """Train for six epochs: undivided, two divisions, merged, conquered."""
     pl.seed_everything(1)
-    module = module or Restless()
+    module = make()
     pl.seed_everything(seed)  # what a resumed run begins with is not what the stopped one had come to
     settings = {"split_depth": 2, "every_n_epochs": 1, "merge_at": 3, "conquer_at": 4, "subspaces": subspaces}
     divide = DivideConquerCallback(**{**settings, **options.pop("divide", {})})
     keep = [] if folder is None else [Keep(folder)]
-    options = {"max_epochs": EPOCHS, "enable_checkpointing": folder is not None, **options}
-    train, val = loader(num_workers=workers), DataLoader(Vectors(seed=1), batch_size=64, num_workers=workers)
+    checkpointing = any(isinstance(callback, Checkpoint) for callback in (*others, *keep))
+    options = {"max_epochs": EPOCHS, "enable_checkpointing": checkpointing, **options}
+    train = options.pop("data", loader)(num_workers=workers)
+    val = DataLoader(Vectors(seed=1), batch_size=64, num_workers=workers)
     trainer(divide, *others, *keep, **options).fit(module, train, val, ckpt_path=resume)
     return module, divide
 
@@ -105,7 +107,7 @@ MOMENTS = {
 }
 
 
-def assert_all_lead_to_the_same_end(folder, names=MOMENTS.values(), **options):
+def assert_all_lead_to_the_same_end(folder, names, **options):
     straight, divide = fit(folder, **options)
     for name in names:
         torch.load(folder / f"{name}.ckpt", weights_only=True)
@@ -119,7 +121,7 @@ def assert_all_lead_to_the_same_end(folder, names=MOMENTS.values(), **options):
 
 @pytest.mark.parametrize("subspaces", ["fixed", "learned"])
 def test_every_checkpoint_leads_to_the_same_end(tmp_path, subspaces):
-    assert_all_lead_to_the_same_end(tmp_path, subspaces=subspaces)
+    assert_all_lead_to_the_same_end(tmp_path, MOMENTS.values(), subspaces=subspaces)
 
 
 def test_so_it_does_where_workers_load_the_data(tmp_path):
@@ -133,8 +135,49 @@ def test_plain_training_is_resumed_exactly_too(tmp_path):
     )
 
 
-def test_so_is_a_training_that_divides_at_once(tmp_path):
-    assert_all_lead_to_the_same_end(tmp_path, ["000-step", "005-step"][1:], divide={"warmup_epochs": 0})
+class Plateau(Restless):
+    """A module whose learning rate follows a validation metric, and whose loss has a memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.loss = losses.CrossBatchMemory(losses.ContrastiveLoss(), 16, memory_size=100)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("worse", float(self.global_step))
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=1e-2)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "worse"}}
+
+
+def two_loaders(**options):
+    """The first is divided, the second has fewer batches and is gone through again and again."""
+    own = torch.Generator().manual_seed(6)
+    shuffled = DataLoader(Vectors(seed=2), batch_size=32, shuffle=True, generator=own, **options)
+    return [loader(generator=torch.Generator().manual_seed(5), **options), shuffled]
+
+
+class Both(Restless):
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch[0], batch_idx) + super().training_step(batch[1], batch_idx)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"divide": {"warmup_epochs": 0}}, ["005-step", "012-epoch"]),
+        ({"val_check_interval": 0.5}, ["005-step", "018-validation", "042-validation", "043-step"]),
+        ({"accumulate_grad_batches": 3}, ["002-step", "004-step", "009-step", "014-step"]),
+        ({"make": Plateau}, ["005-step", "012-validation", "024-epoch", "029-step", "055-step"]),
+        ({"make": Both, "data": two_loaders}, ["005-step", "029-step", "036-epoch", "055-step"]),
+        ({"reload_dataloaders_every_n_epochs": 1}, ["005-step", "029-step", "055-step"]),
+        ({"limit_train_batches": 7}, ["005-step", "014-epoch", "026-step", "028-epoch", "035-step"]),
+    ],
+    ids=["at once", "validation in between", "accumulation", "plateau", "loaders", "reloaded", "limited"],
+)
+def test_whatever_else_the_trainer_does(tmp_path, options, names):
+    assert_all_lead_to_the_same_end(tmp_path, names, **options)
 
 
 @pytest.mark.parametrize("step", [7, 31, 55])
@@ -150,16 +193,17 @@ def test_an_exception_in_the_middle_of_a_step_leaves_the_last_whole_batch(tmp_pa
     assert straight.seen[-len(resumed.seen) :] == resumed.seen
 
 
-@pytest.mark.parametrize("step", [13, 37])
-def test_an_exception_in_validation_has_it_begin_anew(tmp_path, step):
+@pytest.mark.parametrize("hook", ["on_validation_batch_start", "on_validation_batch_end"])
+@pytest.mark.parametrize("step", [12, 36])
+def test_an_exception_in_validation_has_it_begin_anew(tmp_path, hook, step):
     class Counting(Restless):
         def validation_step(self, batch, batch_idx):
             self.validated.append((self.current_epoch, batch_idx))
 
-    straight, _ = fit(module=Counting())
+    straight, _ = fit(make=Counting)
     with pytest.raises(Stop):
-        fit(None, None, StopAt("on_validation_batch_end", step), KeepAtException(tmp_path), module=Counting())
-    resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9, module=Counting())
+        fit(None, None, StopAt(hook, step), KeepAtException(tmp_path), make=Counting)
+    resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9, make=Counting)
     assert same(weights(straight), weights(resumed))
     assert resumed.validated == straight.validated[-len(resumed.validated) :]
-    assert resumed.validated[0] == ((step - 2) // BATCHES, 0)
+    assert resumed.validated[0] == (step // BATCHES - 1, 0)

@@ -12,6 +12,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.types import _Stateful
+from pytorch_lightning.loops.evaluation_loop import RestartStage
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
@@ -120,11 +121,57 @@ def restores_its_batches(trainer: pl.Trainer) -> bool:
     return all(isinstance(loader, _Stateful) for loader in combined.flattened)
 
 
+def forget_restart(trainer: pl.Trainer) -> None:
+    """Tell a resumed fit that it is under way.
+
+    The Trainer leaves out the step of a plateau scheduler at the end of an epoch that it has entered later than at its
+    start.
+    """
+    trainer.fit_loop._restarting = False
+
+
+def logged_metrics(trainer: pl.Trainer) -> dict[str, Tensor]:
+    """Return what was logged and can be monitored."""
+    return {name: torch.as_tensor(value).detach().cpu() for name, value in trainer.callback_metrics.items()}
+
+
+def set_logged_metrics(trainer: pl.Trainer, metrics: dict[str, Tensor]) -> None:
+    """Set what :func:`logged_metrics` returned, for what is decided by it at the end of the epoch."""
+    trainer._logger_connector._callback_metrics.update(metrics)
+
+
+def at_epoch_end(trainer: pl.Trainer) -> bool:
+    """Tell whether an epoch is being concluded, when checkpoints are saved but plateau schedulers not yet stepped."""
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    return bool(progress.processed > progress.completed)
+
+
+def step_plateau_schedulers(trainer: pl.Trainer) -> None:
+    """Take the step that the Trainer leaves out when it goes on from the end of the last epoch."""
+    for config in trainer.lr_scheduler_configs:
+        due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
+        if config.reduce_on_plateau and due and config.monitor in trainer.callback_metrics:
+            config.scheduler.step(trainer.callback_metrics[config.monitor])  # type: ignore[arg-type]
+
+
+def is_accumulating(trainer: pl.Trainer) -> bool:
+    """Tell whether gradients wait for those of further batches before the optimiser's next step."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+def in_validation(trainer: pl.Trainer) -> bool:
+    """Tell whether the validation of a fit is going on."""
+    return bool(trainer.validating)
+
+
 def validate_anew(trainer: pl.Trainer) -> None:
-    """Let a validation that was interrupted begin with its first batch instead of counting on from where it was."""
+    """Let a resumed fit begin with the validation that was interrupted.
+
+    The Trainer would go on counting from where it was, or take it for done, depending on the hook that raised.
+    """
     loop = trainer.fit_loop.epoch_loop.val_loop
-    if loop.restarted_mid_evaluation:
-        loop.batch_progress.current.reset()
+    loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+    loop.batch_progress.current.reset()
 
 
 def in_step(trainer: pl.Trainer) -> bool:

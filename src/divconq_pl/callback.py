@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from torch.utils.hooks import RemovableHandle
 
 from divconq_pl import _compat, conventions
-from divconq_pl.clustering import kmeans
+from divconq_pl.clustering import chosen
 from divconq_pl.division import TRIALS, Cluster, Division, check_divisible, divide
 from divconq_pl.errors import InputError
 from divconq_pl.feature_pass import training_features
@@ -25,6 +25,7 @@ from divconq_pl.resume import ResumePoint
 from divconq_pl.routing import BatchRouter, check_loader
 from divconq_pl.sampling import Allotment
 from divconq_pl.schedule import ConquerScheduler, Stage
+from divconq_pl.shards import Features
 from divconq_pl.subspaces import FixedSubspaces, LearnedSubspaces, Subspaces
 from divconq_pl.summary import division_line, summarise
 
@@ -64,7 +65,11 @@ class DivideConquerCallback(_compat.CallbackBase):
             otherwise its last linear layer.
         cluster_dataset: the training images in the same order with the test-time transform; by default the data
             module's ``cluster_dataset()`` if it has one, otherwise the training data set as it is.
-        clustering: k-means backend (``"auto"``, ``"faiss"``, ``"torch"``), or a function in its place.
+        clustering: k-means backend (``"auto"``, ``"faiss"``, ``"torch"``), or a function in its place. With several
+            processes ``"auto"`` is torch, which leaves the features where they are; for faiss or a function other than
+            :func:`.kmeans` they are gathered on every process.
+        feature_store: folder for the features that are clustered, in a memory-mapped file of float16 that is gone after
+            the division; by default they are in memory.
         images_per_class: images of a class in a batch.
         allotment: how batches are shared among clusters, ``"proportional"`` or ``"equal"``.
         weight_dims: for losses of your own that own embedding-shaped weights, see :func:`.narrow_losses`.
@@ -101,6 +106,7 @@ class DivideConquerCallback(_compat.CallbackBase):
         embedding: str | None = None,
         cluster_dataset: Dataset[Any] | None = None,
         clustering: Literal["auto", "faiss", "torch"] | Cluster = "auto",
+        feature_store: str | Path | None = None,
         images_per_class: int = 4,
         allotment: Allotment = "proportional",
         weight_dims: WeightDims | None = None,
@@ -127,7 +133,8 @@ class DivideConquerCallback(_compat.CallbackBase):
         self._cluster_on = cluster_on
         self._embedding = embedding
         self._cluster_dataset = cluster_dataset
-        self._cluster: Cluster = partial(kmeans, backend=clustering) if isinstance(clustering, str) else clustering
+        self._cluster: Cluster = chosen(clustering)
+        self._feature_store = feature_store
         self._images_per_class = images_per_class
         self._allotment = allotment
         self._weight_dims = weight_dims
@@ -249,7 +256,6 @@ class DivideConquerCallback(_compat.CallbackBase):
         self._resume_point.begin_again(trainer)
         if self._clusters is not None or (restored and not _compat.restores_its_batches(trainer)):
             self._route_batches(trainer, renew=trainer.current_epoch > 0, done=done)
-        _compat.validate_anew(trainer)
         self._resume_point.go_on(trainer, pl_module, done)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -283,6 +289,10 @@ class DivideConquerCallback(_compat.CallbackBase):
             self.learner = None
             self._subspaces.activate(None)
         self._resume_point.remember(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let what is decided at the end of an epoch be decided in a resumed one, too."""
+        _compat.forget_restart(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note that the training goes on from here."""
@@ -391,6 +401,7 @@ class DivideConquerCallback(_compat.CallbackBase):
             self,
             side=self._side,
             cluster_dataset=self._cluster_dataset or conventions.cluster_dataset(trainer),
+            feature_store=self._feature_store,
         )
         looked = time.perf_counter()
         previous = self._clusters if self._clusters is not None else Division.undivided(len(features))
@@ -400,18 +411,15 @@ class DivideConquerCallback(_compat.CallbackBase):
                 "division; resume with the data set that the training began with"
             )
         clustering = _Timed(self._cluster)
-        division = previous
-        if trainer.is_global_zero:
-            division = divide(
-                features,
-                labels,
-                previous,
-                self.stage.depth,
-                cluster=clustering,
-                flat=self.schedule.flat,
-                seed=self._seed + TRIALS * trainer.current_epoch,
-            )
-        division = Division(*trainer.strategy.broadcast((division.assignment, division.depth)))
+        division = divide(
+            features,
+            labels,
+            previous,
+            self.stage.depth,
+            cluster=clustering,
+            flat=self.schedule.flat,
+            seed=self._seed + TRIALS * trainer.current_epoch,
+        )
         if division.depth < self.stage.depth:
             rank_zero_warn(
                 f"the images could not be divided into {2**self.stage.depth} clusters of at least two classes with two "
@@ -455,7 +463,7 @@ class _Timed:
         self._cluster = cluster
         self.seconds = 0.0
 
-    def __call__(self, features: Tensor, num_clusters: int, *, seed: int) -> Tensor:
+    def __call__(self, features: Features, num_clusters: int, *, seed: int) -> Tensor:
         began = time.perf_counter()
         assignment = self._cluster(features, num_clusters, seed=seed)
         self.seconds += time.perf_counter() - began

@@ -2,45 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from divconq_pl.errors import InputError
+from divconq_pl.shards import Features, on_whole
 
 Backend = Literal["auto", "faiss", "torch"]
 
-_BLOCK_ELEMENTS = 16 * 2**20  # float32 numbers that one block of rows may hold: 64 MB
 _START_ROWS_PER_CLUSTER = 128
 
 
 @torch.no_grad()
 def kmeans(
-    features: Tensor,
+    features: Tensor | Features,
     num_clusters: int,
     *,
     seed: int,
     backend: Backend = "auto",
     iterations: int = 20,
     restarts: int = 3,
+    max_rows: int = 2**17,
 ) -> Tensor:
     """Assign every row of ``features`` to one of ``num_clusters`` clusters, none of them empty.
 
     Both backends begin every restart with k-means++ and keep the restart with the lowest inertia. The same seed gives
-    the same assignment; no global random state is read or moved.
+    the same assignment; no global random state is read or moved. Beyond ``max_rows`` rows the centroids are found on a
+    sample, spread evenly over the rows, and every row then goes to the nearest one: beside the features and the
+    assignment, only the sample takes memory.
+
+    Where several processes share the features, torch reduces sums, counts and inertia over them. Starts and samples are
+    drawn from the rows of all, so the assignment does not depend on how many processes there are, up to the order of
+    floating-point sums.
 
     Args:
         features: (N, D), any floating type, on any device. Distances are Euclidean and computed in float32: normalise
-            the rows beforehand for cosine geometry.
+            the rows beforehand for cosine geometry. :class:`.Features` are taken to be finite.
         num_clusters: K, at most N.
         seed: of the starts.
         backend: ``"faiss"`` (on the GPU that holds the features when faiss can, else on the CPU), ``"torch"`` (on the
-            device of the features), or ``"auto"``: faiss where it is installed and can run on that device, else torch.
+            device of the features), or ``"auto"``: faiss where it is installed, can run on that device and a single
+            process holds the features, else torch. ``"faiss"`` with several processes gathers the features on each.
         iterations: most Lloyd iterations in one restart; it stops early when the assignment no longer changes.
         restarts: number of starts.
+        max_rows: most rows to find the centroids on, though at least 128 for each cluster.
 
     Returns:
         (N,) int64 on the CPU, cluster of every row, each of 0 .. K-1 at least once.
@@ -54,39 +65,73 @@ def kmeans(
         >>> bool(assignment[0] == assignment[2] != assignment[1])
         True
     """
-    _check_arguments(features, num_clusters, backend, iterations, restarts)
+    if isinstance(features, Tensor):
+        _check_finite(features := Features(features))
+    _check_arguments(features, num_clusters, backend, iterations, restarts, max_rows)
     if num_clusters == 1:
         return torch.zeros(len(features), dtype=torch.int64)
-    _check_finite(features)
-    faiss = None if backend == "torch" else _find_faiss(features.device, required=backend == "faiss")
+    faiss = None
+    if backend == "faiss" or (backend == "auto" and features.world_size == 1):
+        faiss = _find_faiss(features.device, required=backend == "faiss")
+    if faiss is not None and features.world_size > 1:
+        alone = partial(kmeans, backend=backend, iterations=iterations, restarts=restarts, max_rows=max_rows)
+        return on_whole(alone)(features, num_clusters, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     # Inside an autocast region the products would be rounded to half precision, and distances with them.
     with torch.autocast(features.device.type, enabled=False):
-        starts = (_plus_plus_start(features, num_clusters, generator) for _ in range(restarts))
+        sample = _sample(features, max(max_rows, _START_ROWS_PER_CLUSTER * num_clusters), generator).in_memory()
+        starts = (_plus_plus_start(sample, num_clusters, generator) for _ in range(restarts))
         if faiss is None:
-            return _kmeans_torch(features, starts, iterations).cpu()
-        return _kmeans_faiss(faiss, features, num_clusters, starts, iterations)
+            norms = _norms(sample)
+            centroids = _best(_lloyd(sample, norms, start, iterations) for start in starts)
+            found = _nearest(features, centroids)
+        else:
+            solver = _faiss_solver(faiss, sample, num_clusters, iterations)
+            centroids = _best(_train_faiss(solver, sample, starts))
+            found = _nearest_faiss(solver, features, centroids)
+        assignment, _ = _fill_empty_of_all(features, *found, num_clusters)
+        return features.gathered(assignment.int()).long()
 
 
-def _check_arguments(features: Tensor, num_clusters: int, backend: str, iterations: int, restarts: int) -> None:
-    if features.ndim != 2 or features.shape[1] == 0:
-        raise InputError(f"features must have shape (N, D) with D at least 1, got {tuple(features.shape)}.")
-    if num_clusters < 1 or iterations < 1 or restarts < 1:
+def chosen(clustering: Backend | Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the clustering of :class:`.Features` that a user chose: a backend's name, or a function.
+
+    ``kmeans`` itself, also with options (``partial(kmeans, max_rows=...)``), works on the features where they are; any
+    other function gets them as a plain tensor, see :func:`.on_whole`.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
+    if isinstance(clustering, str):
+        _check_backend(clustering)
+        return partial(kmeans, backend=clustering)
+    innermost = clustering.func if isinstance(clustering, partial) else clustering
+    return clustering if innermost is kmeans else on_whole(clustering)
+
+
+def _check_arguments(
+    features: Features, num_clusters: int, backend: str, iterations: int, restarts: int, max_rows: int
+) -> None:
+    if min(num_clusters, iterations, restarts, max_rows) < 1:
         raise InputError(
-            "num_clusters, iterations and restarts must be at least 1, "
-            f"got {num_clusters}, {iterations} and {restarts}."
+            "num_clusters, iterations, restarts and max_rows must be at least 1, "
+            f"got {num_clusters}, {iterations}, {restarts} and {max_rows}."
         )
     if len(features) < num_clusters:
         raise InputError(
             f"{len(features)} images cannot fill {num_clusters} clusters: use at most {len(features)} clusters "
             "(a smaller split depth) or more images."
         )
-    if backend not in ("auto", "faiss", "torch"):
+    _check_backend(backend)
+
+
+def _check_backend(backend: str) -> None:
+    if backend not in get_args(Backend):
         raise InputError(f"Unknown clustering backend {backend!r}: use 'auto', 'faiss' or 'torch'.")
 
 
-def _check_finite(features: Tensor) -> None:
-    sums = features.sum(dim=1, dtype=torch.promote_types(features.dtype, torch.float32))
+def _check_finite(features: Features) -> None:
+    sums = torch.cat([block.sum(dim=1) for block in features.blocks()])
     rows = (~sums.isfinite()).nonzero()
     if len(rows):
         raise InputError(
@@ -110,15 +155,25 @@ def _find_faiss(device: torch.device, *, required: bool) -> ModuleType | None:
     return faiss if required or can_serve else None
 
 
-def _plus_plus_start(features: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
+def _sample(features: Features, num_rows: int, generator: torch.Generator) -> Features:
+    """Draw a row at random from each of ``num_rows`` stretches of equal length; take all rows if there are no more.
+
+    All rows are equally likely. Where two stretches meet within a row, both may draw it.
+    """
+    if len(features) <= num_rows:
+        return features
+    places = torch.rand(num_rows, generator=generator, dtype=torch.float64) + torch.arange(num_rows)
+    return features.subset((places * (len(features) / num_rows)).long().clamp_max(len(features) - 1))
+
+
+def _plus_plus_start(features: Features, num_clusters: int, generator: torch.Generator) -> Tensor:
     """Draw K starting centroids, (K, D) float32, by k-means++ (Arthur and Vassilvitskii, 2007).
 
     They are drawn from a uniform sample of the rows: on all rows the start would cost as much as several iterations,
     and it would favour single outliers, which make useless clusters.
     """
     num_rows = min(len(features), _START_ROWS_PER_CLUSTER * num_clusters)
-    sample = torch.randperm(len(features), generator=generator)[:num_rows]
-    rows = features[sample.to(features.device)].float()
+    rows = features.rows(torch.randperm(len(features), generator=generator)[:num_rows])
     centroids = rows[:1]
     # The sample is in random order: its first row is a uniform draw.
     nearest = torch.full((num_rows,), torch.inf)
@@ -128,76 +183,84 @@ def _plus_plus_start(features: Tensor, num_clusters: int, generator: torch.Gener
         weights = nearest if nearest.any() else torch.ones_like(nearest)
         chosen = int(torch.multinomial(weights, 1, generator=generator))
         centroids = torch.cat([centroids, rows[chosen : chosen + 1]])
-    return centroids
+    return features.agreed(centroids)  # GPUs of different kinds may differ in the last bit, and then in a draw
 
 
-def _kmeans_faiss(
-    faiss: ModuleType, features: Tensor, num_clusters: int, starts: Iterator[Tensor], iterations: int
-) -> Tensor:
-    num_rows, dim = features.shape
+def _best(runs: Iterable[tuple[Tensor, float]]) -> Tensor:
+    """Return the centroids with the lowest inertia; the first of those that differ by no more than rounding."""
+    best, lowest = None, float("inf")
+    for centroids, inertia in runs:
+        if best is None or inertia < lowest * (1 - 1e-6):
+            best, lowest = centroids, inertia
+    assert best is not None
+    return best
+
+
+def _faiss_solver(faiss: ModuleType, features: Features, num_clusters: int, iterations: int) -> Any:
+    num_rows = len(features)
     options = {"niter": iterations, "min_points_per_centroid": 1, "max_points_per_centroid": num_rows}
     if hasattr(faiss.ClusteringParameters, "check_input_data_for_NaNs"):
         options["check_input_data_for_NaNs"] = False  # done once by us; faiss would repeat it at every restart
-    solver = faiss.Kmeans(dim, num_clusters, **options)
+    solver = faiss.Kmeans(features.width, num_clusters, **options)
     if features.device.type == "cuda" and faiss.get_num_gpus() > 0:
         # Kmeans(gpu=...) can only count GPUs from 0; every rank of a run must use its own.
         solver.index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), features.device.index, solver.index)
-    rows = features.cpu().float().contiguous().numpy()  # no copy for contiguous float32 rows on the CPU
-    best_inertia, best_centroids = float("inf"), None
+    return solver
+
+
+def _train_faiss(solver: Any, features: Features, starts: Iterator[Tensor]) -> Iterator[tuple[Tensor, float]]:
+    rows = features.whole().cpu().contiguous().numpy()  # no copy for contiguous float32 rows on the CPU
     for start in starts:
         inertia = solver.train(rows, init_centroids=start.cpu().numpy())
-        if best_centroids is None or inertia < best_inertia:
-            best_inertia, best_centroids = inertia, solver.centroids
-    solver.centroids = best_centroids
-    distance, assignment = solver.assign(rows)
-    return _fill_empty(torch.from_numpy(assignment), torch.from_numpy(distance), num_clusters)[0]
+        yield torch.from_numpy(solver.centroids), float(inertia)
 
 
-def _kmeans_torch(features: Tensor, starts: Iterator[Tensor], iterations: int) -> Tensor:
-    norms = torch.cat(
-        [block.float().square().sum(dim=1) for block in torch.split(features, _block_rows(features.shape[1]))]
-    )
-    runs = (_lloyd(features, norms, start, iterations) for start in starts)
-    return min(runs, key=lambda run: run[1])[0]
+def _nearest_faiss(solver: Any, features: Features, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    solver.index.reset()
+    solver.index.add(centroids.numpy())
+    found = [solver.index.search(block.cpu().contiguous().numpy(), 1) for block in features.blocks()]
+    distances, assignments = (torch.from_numpy(np.concatenate(parts)[:, 0]) for parts in zip(*found, strict=True))
+    return assignments.to(features.device), distances.to(features.device)
 
 
-def _lloyd(features: Tensor, norms: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, float]:
-    """Alternate assignment and means from one start; return the assignment and its inertia."""
-    assignment, distance = _nearest(features, norms, centroids)
+def _norms(features: Features) -> Tensor:
+    return torch.cat([block.square().sum(dim=1) for block in features.blocks()])
+
+
+def _lloyd(features: Features, norms: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, float]:
+    """Alternate assignment and means from one start; return the centroids and their inertia."""
+    num_clusters = len(centroids)
+    assignment, distance = _fill_empty_of_all(features, *_nearest(features, centroids, norms), num_clusters)
     for _ in range(iterations):
         previous = assignment
-        centroids = _means(features, assignment, len(centroids))
-        assignment, distance = _nearest(features, norms, centroids)
-        if torch.equal(assignment, previous):
+        centroids = features.means(assignment, num_clusters)
+        assignment, distance = _fill_empty_of_all(features, *_nearest(features, centroids, norms), num_clusters)
+        if not int(features.total((assignment != previous).sum())):
             break
-    return assignment, float(distance.sum())
+    return centroids, float(features.total(distance.sum()))
 
 
-def _nearest(features: Tensor, norms: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the nearest centroid of every row, and the squared distance to it; no cluster stays empty."""
+def _nearest(features: Features, centroids: Tensor, norms: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Find the nearest centroid of every row of this process, and the squared distance to it."""
     squares = centroids.square().sum(dim=1)
-    blocks = torch.split(features, _block_rows(max(centroids.shape)))
-    nearest = [torch.addmm(squares, block.float(), centroids.T, alpha=-2).min(dim=1) for block in blocks]
-    distance = (torch.cat([found.values for found in nearest]) + norms).clamp_min(0)
-    return _fill_empty(torch.cat([found.indices for found in nearest]), distance, len(centroids))
+    found = []
+    for block in features.blocks(len(centroids)):
+        nearest = torch.addmm(squares, block, centroids.T, alpha=-2).min(dim=1)
+        distance = nearest.values + block.square().sum(dim=1) if norms is None else nearest.values
+        found.append((nearest.indices, distance))
+    assignment, distance = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return assignment, (distance if norms is None else distance + norms).clamp_min(0)
 
 
-def _means(features: Tensor, assignment: Tensor, num_clusters: int) -> Tensor:
-    """Average the rows of every cluster.
-
-    A product with the one-hot assignment: sums by scattered adds would depend on the order of the GPU's threads.
-    """
-    clusters = torch.arange(num_clusters, device=features.device)
-    rows = _block_rows(max(num_clusters, features.shape[1]))
-    sums = torch.zeros(num_clusters, features.shape[1], device=features.device)
-    for block, labels in zip(torch.split(features, rows), torch.split(assignment, rows), strict=True):
-        sums += (labels[:, None] == clusters).float().T @ block.float()
-    return sums / torch.bincount(assignment, minlength=num_clusters)[:, None]
-
-
-def _block_rows(width: int) -> int:
-    """Count the rows that fit into a block when each needs ``width`` numbers."""
-    return max(1, _BLOCK_ELEMENTS // width)
+def _fill_empty_of_all(
+    features: Features, assignment: Tensor, distance: Tensor, num_clusters: int
+) -> tuple[Tensor, Tensor]:
+    """Do the same as :func:`_fill_empty` for the rows of all processes."""
+    counts = features.total(torch.bincount(assignment, minlength=num_clusters))
+    if counts.all():
+        return assignment, distance
+    filled = _fill_empty(features.gathered(assignment), features.gathered(distance), num_clusters)
+    return features.share(filled[0]), features.share(filled[1])
 
 
 def _fill_empty(assignment: Tensor, distance: Tensor, num_clusters: int) -> tuple[Tensor, Tensor]:
@@ -207,7 +270,8 @@ def _fill_empty(assignment: Tensor, distance: Tensor, num_clusters: int) -> tupl
     if not empty:
         return assignment, distance
     assignment, distance = assignment.clone(), distance.clone()
-    farthest_first = iter(distance.argsort(descending=True, stable=True).tolist())
+    order = distance.argsort(descending=True, stable=True)
+    farthest_first = (row for few in order.split(1024) for row in few.tolist())
     for cluster in empty:
         # A cluster seen with one row never gains another, so the rows passed over need no second look.
         row = next(row for row in farthest_first if counts[int(assignment[row])] > 1)

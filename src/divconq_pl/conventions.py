@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,6 +87,24 @@ def _raw_labels(dataset: Dataset[Any]) -> np.ndarray[Any, Any] | None:
         except ValueError:  # lists of different lengths: several labels for an image
             return None
     return labels if labels.shape == (len(dataset),) else None  # type: ignore[arg-type]
+
+
+def image_name(dataset: Dataset[Any], index: int) -> str | None:
+    """Return what a data set calls an image, if it tells.
+
+    Asks ``name_of(index)``, or looks into ``samples`` or ``imgs`` as data sets of torchvision keep them, also inside a
+    ``Subset`` or ``ConcatDataset``.
+    """
+    if isinstance(dataset, Subset):
+        return image_name(dataset.dataset, int(dataset.indices[index]))
+    if isinstance(dataset, ConcatDataset):
+        part = bisect_right(dataset.cumulative_sizes, index)
+        return image_name(dataset.datasets[part], index - ([0, *dataset.cumulative_sizes][part]))
+    if callable(name_of := getattr(dataset, "name_of", None)):
+        return str(name_of(index))
+    samples = getattr(dataset, "samples", getattr(dataset, "imgs", None))
+    sample = samples[index] if isinstance(samples, (list, tuple)) and index < len(samples) else None
+    return str(sample[0]) if isinstance(sample, (list, tuple)) and sample else None
 
 
 def label_advice(module: nn.Module, dataset: Dataset[Any]) -> str | None:

@@ -11,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from divconq_pl.errors import InputError
+from divconq_pl.shards import Features, on_whole
 
 TRIALS = 30
 """How often a clustering is repeated until every cluster can give batches (as in the authors' code)."""
@@ -18,7 +19,7 @@ TRIALS = 30
 Cluster = Callable[..., Tensor]
 """``cluster(features, num_clusters, seed=...)`` gives the cluster of each row, like :func:`.clustering.kmeans`."""
 
-Trials = Callable[[Tensor, Tensor, int], tuple[Tensor, bool]]
+Trials = Callable[[Features, Tensor, int], tuple[Tensor, bool]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Division:
 
 
 def divide(
-    features: Tensor,
+    features: Tensor | Features,
     labels: Tensor,
     previous: Division,
     depth: int,
@@ -63,14 +64,15 @@ def divide(
     Top-down, the features are clustered into as many clusters as there were, which are matched with those so that
     learners keep their data, and then halved until there are ``2 ** depth`` (TPAMI 2021; the children of learner k are
     2k and 2k + 1). Flat, they are clustered into ``2 ** depth`` at once (CVPR 2019). Every clustering is repeated with
-    other seeds until each cluster can give batches, at most 30 times.
+    other seeds until each cluster can give batches, at most 30 times. Where several processes share the features, all
+    of them call this and get the same division.
 
     Args:
         features: features of the images, shape (N, D).
         labels: classes of the images, shape (N,).
         previous: the division so far.
         depth: depth to reach.
-        cluster: k-means, see :data:`Cluster`.
+        cluster: k-means, see :data:`Cluster`; it gets a tensor if ``features`` are one, otherwise :class:`.Features`.
         flat: make all clusters at once.
         seed: seed of the first trial.
 
@@ -78,6 +80,8 @@ def divide(
         The new division. It is shallower than ``depth`` where the data cannot be split so far, and has the previous
         assignment where they cannot be clustered anew.
     """
+    if isinstance(features, Tensor):
+        features, cluster = Features(features), on_whole(cluster)
     classes = torch.unique(labels, return_inverse=True)[1]
     trials = partial(_cluster_until_usable, cluster=cluster, seed=seed)
     if flat and previous.depth < depth:
@@ -92,7 +96,7 @@ def divide(
         halves = torch.zeros_like(division.assignment)
         for k in range(division.num_clusters):
             members = torch.nonzero(division.assignment == k).squeeze(1)
-            half = split(features[members.to(features.device)], classes[members], trials)
+            half = split(features.subset(members), classes[members], trials)
             if half is None:
                 return division
             halves[members] = half
@@ -126,7 +130,8 @@ def match(new: Tensor, old: Tensor, num_clusters: int) -> Tensor:
     return renamed[new]
 
 
-def split(features: Tensor, classes: Tensor, trials: Trials) -> Tensor | None:
+@torch.no_grad()
+def split(features: Features, classes: Tensor, trials: Trials) -> Tensor | None:
     """Split a cluster in two by 2-means.
 
     Where no trial gives two usable halves, the images are ordered by how much nearer they lie to one centre than to the
@@ -145,9 +150,10 @@ def split(features: Tensor, classes: Tensor, trials: Trials) -> Tensor | None:
     halves, usable = trials(features, classes, 2)
     if usable:
         return halves
-    on_device = halves.to(features.device)
-    centres = [features[on_device == half].float().mean(0) for half in (0, 1)]
-    towards_one = (features.float() @ (centres[1] - centres[0])).cpu()
+    with torch.autocast(features.device.type, enabled=False):
+        centres = features.means(features.share(halves), 2)
+        axis = centres[1] - centres[0]
+        towards_one = features.gathered(torch.cat([block @ axis for block in features.blocks()]))
     order = torch.argsort(towards_one)
     first = _usable_from(classes[order])
     last = len(order) - _usable_from(classes[order].flip(0))
@@ -227,7 +233,7 @@ def check_divisible(labels: Tensor, num_clusters: int) -> None:
 
 
 def _cluster_until_usable(
-    features: Tensor, classes: Tensor, num_clusters: int, *, cluster: Cluster, seed: int
+    features: Features, classes: Tensor, num_clusters: int, *, cluster: Cluster, seed: int
 ) -> tuple[Tensor, bool]:
     """Cluster with one seed after another until every cluster can give batches; tell whether that was reached."""
     assignment = torch.zeros(len(classes), dtype=torch.int64)

@@ -18,9 +18,10 @@ def extract_features(
     layer: nn.Module,
     batches: Iterable[Any],
     forward: Callable[[Any], object],
+    take: Callable[[Tensor], object],
     *,
     side: Literal["input", "output"] = "input",
-) -> Tensor:
+) -> None:
     """Collect what goes into (or comes out of) a layer, batch by batch, L2-normalised.
 
     The module is in evaluation mode meanwhile; every submodule has its own mode back afterwards.
@@ -30,14 +31,11 @@ def extract_features(
         layer: the embedding layer, a submodule of it. Its input are the penultimate features.
         batches: batches of the data.
         forward: runs the network on a batch.
+        take: is given the features of each batch, float32, shape (B, D), on the device of the network.
         side: side of the layer to look at; the output where the input is not one vector per image.
 
-    Returns:
-        The features, float32, shape (N, D), on the device of the network.
-
     Raises:
-        InputError: if the layer does not run exactly once per batch, does not give vectors, or a feature is NaN or
-            infinite.
+        InputError: if the layer does not run exactly once per batch, or does not give vectors.
     """
     collected: list[Tensor] = []
 
@@ -46,7 +44,6 @@ def extract_features(
         collected.append(inputs[0] if side == "input" and inputs[0].ndim == 2 else output)
 
     handle = layer.register_forward_hook(look)
-    rows: list[Tensor] = []
     try:
         with evaluating(module):
             for batch in batches:
@@ -62,17 +59,9 @@ def extract_features(
                         f"the embedding layer {type(layer).__name__} gives a tensor of shape {tuple(features.shape)}, "
                         "not one vector per image; name the layer that gives the embedding with embedding='...'"
                     )
-                rows.append(nn.functional.normalize(features.float()))
+                take(nn.functional.normalize(features.float()))
     finally:
         handle.remove()
-    features = torch.cat(rows)
-    bad = torch.nonzero(~torch.isfinite(features.sum(1))).squeeze(1)
-    if len(bad):
-        raise InputError(
-            f"the features of {len(bad)} of {len(features)} images are NaN or infinite (first: image {int(bad[0])}); "
-            "the training has diverged, try a smaller learning rate, or the images hold such values"
-        )
-    return features
 
 
 @contextmanager

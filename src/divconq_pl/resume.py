@@ -25,7 +25,7 @@ class ResumePoint:
     def __init__(self) -> None:
         self._epoch: dict[str, Any] | None = None  # random numbers before the batches of the epoch were asked for
         self._random: dict[str, Any] | None = None  # and those at the last boundary
-        self._buffers: dict[str, tuple[int, Tensor]] = {}  # version and copy of each at the last boundary
+        self._buffers: dict[str, Tensor] = {}
         self._hidden: dict[str, Any] = {}
         self._restored: dict[str, Any] | None = None
         self._failed = False
@@ -47,7 +47,10 @@ class ResumePoint:
     def begin_epoch(self, trainer: pl.Trainer, module: nn.Module) -> None:
         """Note the random numbers from which an epoch's batches will be drawn; after a resume, restore them first."""
         if self._restored is not None:
+            concluding = self._restored["concluding"]
             self._go_on(trainer, module)
+            if concluding:
+                _compat.step_plateau_schedulers(trainer)
         if trainer.current_epoch > 0:
             self._epoch = _compat.random_state(trainer)
         self.remember(trainer, module)
@@ -62,6 +65,8 @@ class ResumePoint:
     def go_on(self, trainer: pl.Trainer, module: nn.Module, done: int) -> None:
         """Restore what was where the run was stopped, after ``done`` batches of the epoch."""
         if self._restored is not None:
+            if self._restored["validating"]:
+                _compat.validate_anew(trainer)
             self._go_on(trainer, module, with_random=done > 0)
         self.remember(trainer, module)
 
@@ -69,8 +74,10 @@ class ResumePoint:
         """Note a boundary between two batches."""
         self._random = _compat.random_state(trainer)
         for name, buffer in module.named_buffers():
-            if name not in self._buffers or self._buffers[name][0] != buffer._version:
-                self._buffers[name] = (buffer._version, buffer.detach().clone())
+            if name in self._buffers and self._buffers[name].shape == buffer.shape:
+                self._buffers[name].copy_(buffer)
+            else:
+                self._buffers[name] = buffer.detach().clone()
         self._hidden = hidden_state(module)
 
     def rewind(self, trainer: pl.Trainer, module: nn.Module) -> None:
@@ -81,8 +88,7 @@ class ResumePoint:
         _compat.set_random_state(trainer, self._random)
         if _compat.in_step(trainer):
             for name, buffer in module.named_buffers():
-                if name in self._buffers and self._buffers[name][0] != buffer._version:
-                    buffer.data.copy_(self._buffers[name][1])
+                buffer.data.copy_(self._buffers[name])
             set_hidden_state(module, self._hidden)
 
     def state(self, trainer: pl.Trainer, module: nn.Module, begun: int) -> dict[str, Any]:
@@ -93,10 +99,18 @@ class ResumePoint:
             module: what it trains.
             begun: the last epoch that was begun.
         """
-        own = {"begun": begun, "epoch": self._epoch, "now": _compat.random_state(trainer)}
+        own = {"epoch": self._epoch, "now": _compat.random_state(trainer)}
         # Where one process failed the others may never come to this.
         gather = trainer.world_size > 1 and not self._failed
-        return {"processes": _compat.gather_objects(own) if gather else [own], "hidden": hidden_state(module)}
+        return {
+            "begun": begun,
+            "validating": self._failed and _compat.in_validation(trainer),
+            "concluding": _compat.at_epoch_end(trainer),
+            "metrics": _compat.logged_metrics(trainer),
+            "hidden": hidden_state(module),
+            "gradients": self._waiting_gradients(trainer, module),
+            "processes": _compat.gather_objects(own) if gather else [own],
+        }
 
     def load(self, state: dict[str, Any], rank: int, world_size: int) -> None:
         """Take what :meth:`state` returned."""
@@ -107,7 +121,7 @@ class ResumePoint:
                 "now; the training goes on with other random numbers"
             )
             return
-        self._restored = {**processes[rank], "hidden": state["hidden"]}
+        self._restored = {**state, **processes[rank]}
 
     def forget(self) -> None:
         """Drop a checkpoint that was loaded for something else than going on."""
@@ -117,8 +131,18 @@ class ResumePoint:
         assert self._restored is not None
         if with_random:
             _compat.set_random_state(trainer, self._restored["now"])
+        _compat.set_logged_metrics(trainer, self._restored["metrics"])
         set_hidden_state(module, self._restored["hidden"])
+        for name, gradient in self._restored["gradients"].items():
+            parameter = module.get_parameter(name)
+            parameter.grad = gradient.to(parameter.device)
         self._restored = None
+
+    def _waiting_gradients(self, trainer: pl.Trainer, module: nn.Module) -> dict[str, Tensor]:
+        """Return what has been accumulated since the last optimiser step; each process would have its own."""
+        if trainer.world_size > 1 or self._failed or not _compat.is_accumulating(trainer):
+            return {}
+        return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
 
 def hidden_state(module: nn.Module) -> dict[str, Any]:
