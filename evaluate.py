@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint of train.py on the unseen classes, without training.
+"""Evaluate checkpoints of train.py on unseen classes, without training.
 
 python evaluate.py checkpoint=outputs/.../checkpoints/best.ckpt
 """
@@ -6,32 +6,86 @@ python evaluate.py checkpoint=outputs/.../checkpoints/best.ckpt
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from divconq_pl.app import CONFIG_KEY, run_command
 from divconq_pl.checkpoint import build_trusted, load_embedder, read_checkpoint
+from divconq_pl.data import RetrievalDataModule, RetrievalDataset
 from divconq_pl.errors import InputError
-from divconq_pl.report import print_results, write_json
+from divconq_pl.evaluation import (
+    check_channels,
+    check_same_images,
+    compared,
+    concatenated,
+    embed,
+    find_checkpoints,
+    measure,
+    name_checkpoints,
+)
+from divconq_pl.export import check_export, export_embeddings
+from divconq_pl.report import print_results, published, write_json
 
 CONFIG_DIR = Path(__file__).parent / "conf"
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
-    """Print the table that train.py printed at its end."""
+    """Print the table that train.py printed at its end; for several checkpoints also their mean and concatenation."""
     if OmegaConf.is_missing(cfg, "checkpoint"):
         raise InputError("no checkpoint given; use checkpoint=PATH, a run leaves its own in its folder 'checkpoints'")
-    content = read_checkpoint(cfg.checkpoint)
-    module = load_embedder(content, instantiate(cfg.backbone))
-    data = instantiate(cfg.data) if cfg.dataset else build_trusted(content[CONFIG_KEY]["data"], "dataset")
-    trainer = instantiate(cfg.trainer, logger=False)
-    results = {**trainer.test(module, data, verbose=False)[0], "name": Path(cfg.checkpoint).name}
+    given = cfg.checkpoint
+    paths = find_checkpoints(given if isinstance(given, str) else list(given))
+    if cfg.export is not None:
+        check_export(cfg.export)
+    trainer = instantiate(cfg.trainer, logger=False, limit_predict_batches=cfg.trainer.limit_test_batches)
+
+    options: dict[str, Any] = dict(cfg.module)
+    ks, title = options.pop("recall_ks"), "Unseen classes"
+    embeddings: list[list[Tensor]] = []
+    rows: list[dict[str, Any]] = []
+    images: tuple[RetrievalDataset, ...] = ()
+    for path, name in zip(paths, name_checkpoints(paths), strict=True):
+        content = read_checkpoint(path)
+        config = content[CONFIG_KEY]
+        module = load_embedder(content, instantiate(cfg.backbone))
+        data = _data(cfg, config)
+        images = check_same_images(images, data.tested, path)
+        ks = ks or config["module"]["recall_ks"]
+        embeddings.append(embed(trainer, module, data))
+        rows.append({**measure(embeddings[-1], images, ks=ks, **options), "name": name})
+        if not cfg.dataset:
+            rows[-1] |= published(config.get("published"))
+            if config["data"].get("validate_on") == "test":
+                title = "Unseen classes, by which the run chose its best epoch, which inflates the figures"
+    together = concatenated(embeddings) if len(embeddings) > 1 else embeddings[0]
+    if len(rows) > 1:
+        rows = compared(rows, measure(together, images, ks=ks, **options))
+
+    if cfg.export is not None:
+        export_embeddings(cfg.export, together, images)
     if cfg.json:
-        write_json(cfg.json, results)
-    print_results([results], title="Unseen classes")
+        write_json(cfg.json, rows[0] if len(rows) == 1 else {row["name"]: row for row in rows})
+    print_results(rows, title=title)
+
+
+def _data(cfg: DictConfig, config: dict[str, Any]) -> RetrievalDataModule:
+    """Return the images that the user names, in as many channels as the network takes, or else those of the checkpoint.
+
+    Args:
+        cfg: the configuration of this program.
+        config: that of the run that wrote the checkpoint.
+    """
+    if not cfg.backbone:
+        cfg.channels = config["channels"]
+    data: RetrievalDataModule
+    data = instantiate(cfg.data) if cfg.dataset else build_trusted(config["data"], "dataset")
+    check_channels(data, cfg.channels)
+    return data
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from divconq_pl import DivideConquerCallback
 from divconq_pl.app import KeepConfig, run_command
 from divconq_pl.checkpoint import check_fit, read_checkpoint
 from divconq_pl.pictures import draw_divisions, draw_gallery
-from divconq_pl.report import print_results, write_json
+from divconq_pl.report import how_chosen, print_results, published, selection, write_json
 
 CONFIG_DIR = Path(__file__).parent / "conf"
 
@@ -29,10 +30,11 @@ def main(cfg: DictConfig) -> float:
     """Train, test the best checkpoint, and leave results, pictures and checkpoints in the run folder.
 
     Returns:
-        Recall@1 of the best epoch on the validation classes, for sweeps that optimise it.
+        Recall@1 of the best epoch on the validation classes, for sweeps that optimise it; without any, of the test.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    figures = published(cfg.published)
     resumed = None if cfg.ckpt_path is None else read_checkpoint(cfg.ckpt_path, "ckpt_path")
 
     data = instantiate(cfg.data)
@@ -41,8 +43,8 @@ def main(cfg: DictConfig) -> float:
     if resumed is not None:
         check_fit(module, resumed["state_dict"])
     divide: DivideConquerCallback | None = instantiate(cfg.divide) or None
-    checkpoint = instantiate(cfg.checkpoint)
-    callbacks = [*instantiate(cfg.callbacks).values(), *([divide] if divide else []), checkpoint, KeepConfig(cfg)]
+    checkpoint: ModelCheckpoint | None = instantiate(cfg.checkpoint) if data.validates else None
+    callbacks = [*instantiate(cfg.callbacks).values(), *filter(None, (divide, checkpoint)), KeepConfig(cfg)]
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=list(instantiate(cfg.logger).values()))
 
     began = time.perf_counter()
@@ -50,7 +52,7 @@ def main(cfg: DictConfig) -> float:
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
     except SystemExit:  # what the Trainer makes of Ctrl-C
         if trainer.interrupted:
-            kept = max(Path(checkpoint.dirpath).glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
+            kept = max(Path(cfg.checkpoint.dirpath).glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
             print(f"interrupted; go on with ckpt_path={kept}" if kept else "interrupted before the first step")
         raise
     seconds = time.perf_counter() - began
@@ -58,22 +60,25 @@ def main(cfg: DictConfig) -> float:
     if divide:
         draw_divisions(folder / "pictures", data.splits.train, divide)
 
-    tested = trainer.test(module, data, ckpt_path=checkpoint.best_model_path or None, verbose=False)[0]
+    best = checkpoint.best_model_path if checkpoint else ""  # also empty if validation is switched off
+    tested = trainer.test(module, data, ckpt_path=best or None, verbose=False)[0]
     draw_gallery(folder / "pictures", trainer, module, data)
     results = {
         **tested,
         "train/seconds": seconds,
         "division/seconds": sum(s for summary in divisions for key, s in summary.items() if key.startswith("seconds_")),
         "seed": cfg.seed,
+        "selection": selection(data.validate_on, validated=bool(best)),
         "overrides": list(HydraConfig.get().overrides.task),
         "name": folder.name,
+        **figures,
     }
-    if checkpoint.best_model_score is not None:
-        results[checkpoint.monitor] = float(checkpoint.best_model_score)
+    if checkpoint and checkpoint.best_model_score is not None:
+        results[cfg.checkpoint.monitor] = float(checkpoint.best_model_score)
     write_json(folder / "results.json", results)
-    print_results([results], title="Unseen classes, best epoch by validation")
+    print_results([results], title=f"Unseen classes, {how_chosen([results])}")
     print(f"everything of this run is in {folder}")
-    return float(results.get(checkpoint.monitor, results["test/recall_at_1"]))
+    return float(results.get(cfg.checkpoint.monitor, results["test/recall_at_1"]))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,13 @@ FLOORS = {
         "sampling",
         "schedule",
         "retrieval",
+        "nearest",
+        "nmi",
         "summary",
     },
     2: {"conventions", "features", "isolation", "narrowing"},
     3: {"_compat", "callback", "feature_pass", "module", "resume", "routing"},
-    4: {"app", "backbones", "checkpoint", "data", "pictures", "plots", "report"},
+    4: {"app", "backbones", "checkpoint", "data", "evaluation", "export", "pictures", "plots", "report"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 FORBIDDEN = {

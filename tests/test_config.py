@@ -18,6 +18,7 @@ from pytorch_metric_learning import miners
 
 from divconq_pl import DivideConquerCallback, DivideConquerModule
 from divconq_pl.data import RetrievalDataModule
+from divconq_pl.report import SELECTIONS
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()}
@@ -185,6 +186,33 @@ def test_an_experiment_wins_over_the_defaults_and_loses_to_the_command_line(comp
     cfg = composed(f"experiment={name}", "dataset.num_classes=13")
     assert cfg != composed("dataset.num_classes=13")
     assert cfg.dataset.num_classes == 13
+
+
+@pytest.mark.parametrize("name", GROUPS["selection"])
+def test_the_epoch_is_chosen_by_what_the_selection_says(composed, name):
+    assert name in SELECTIONS
+    data = instantiate(composed(f"selection={name}").data)
+    plain = instantiate(composed().data).splits
+    assert data.validates == (name != "last_epoch")
+    assert data.splits.test.classes == plain.test.classes
+    if name == "validation":
+        assert data.val_dataloader().dataset.classes == plain.val.classes
+        assert data.splits.train.classes == plain.train.classes
+    else:
+        assert set(data.splits.train.classes) == {*plain.train.classes, *plain.val.classes}
+    if name == "best_test_epoch":
+        assert data.val_dataloader().dataset.classes == plain.test.classes
+
+
+@pytest.mark.parametrize("dataset", GROUPS["dataset"])
+def test_folds_hold_out_other_classes_and_keep_the_test(composed, dataset):
+    folds = [
+        instantiate(composed(f"dataset={dataset}", f"dataset.fold={fold}", "dataset.num_folds=2").data).splits
+        for fold in range(2)
+    ]
+    assert folds[0].test.classes == folds[1].test.classes
+    assert folds[0].train.classes == folds[1].val.classes
+    assert folds[0].val.classes == folds[1].train.classes
 
 
 @pytest.mark.parametrize("group", ["dataset", "backbone", "trainer"])

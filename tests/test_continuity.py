@@ -107,6 +107,21 @@ def test_what_may_change_is_said(stopped, name, options, message):
     assert module.seen[-1][0] == 5
 
 
+@pytest.mark.parametrize("subspaces", ["fixed", "learned"])
+def test_a_plain_training_may_be_divided_from_a_checkpoint_on(tmp_path, subspaces):
+    fit(tmp_path, divide={"split_depth": 0})
+    _, divide = fit(None, tmp_path / "012-epoch.ckpt", subspaces=subspaces)
+    assert [summary["epoch"] for summary in divide.history] == [1, 2, 3]
+
+
+def test_a_state_from_before_the_first_division_replaces_a_later_one(stopped):
+    _, divide = fit()
+    early = torch.load(stopped / "005-step.ckpt", weights_only=True)["callbacks"]["DivideConquerCallback"]
+    divide.load_state_dict(early)
+    assert divide.division is None
+    assert divide.history == []
+
+
 class Diverging(Restless):
     """A module whose loss is NaN from a certain step on."""
 

@@ -25,6 +25,7 @@ from divconq_pl.data import (
     hold_out,
     image_test,
     image_train,
+    split_by_class,
 )
 from divconq_pl.errors import InputError
 
@@ -109,6 +110,28 @@ def test_query_and_gallery_are_two_loaders() -> None:
     assert len(data.predict_dataloader()) == 2
 
 
+@pytest.mark.parametrize(
+    ("validate_on", "has_val", "first"), [("val", True, 100), ("test", True, 200), ("test", False, 200)]
+)
+def test_validation_runs_on_the_part_asked_for(validate_on: str, has_val: bool, first: int) -> None:
+    data = module(source() if has_val else source(val=None), validate_on=validate_on)
+    assert data.validates
+    assert torch.cat([images for images, _ in data.val_dataloader()])[0] == first
+
+
+def test_validation_on_query_and_gallery_has_two_loaders() -> None:
+    data = module(source(test=(make(4, first=200), make(4, images=2, first=200))), validate_on="test")
+    assert [len(loader.dataset) for loader in data.val_dataloader()] == [16, 8]
+    assert [len(part) for part in data.tested] == [16, 8]
+
+
+@pytest.mark.parametrize(("validate_on", "has_val"), [("val", False), (None, True), (None, False)])
+def test_there_may_be_nothing_to_validate_on(validate_on: str | None, has_val: bool) -> None:
+    data = module(source() if has_val else source(val=None), validate_on=validate_on)
+    assert not data.validates
+    assert data.val_dataloader() == []
+
+
 def test_cluster_dataset_is_the_training_part_in_order_under_the_test_transform() -> None:
     data = module(source())
     images, labels = zip(*data.cluster_dataset(), strict=True)
@@ -181,6 +204,7 @@ def test_trainer_goes_through_all_parts() -> None:
         ({"batch_size": 66, "images_per_class": 4}, "batch_size=66 .*images_per_class=4.*64 or batch_size=68"),
         ({"num_workers": -1}, "num_workers=-1"),
         ({"eval_batch_size": 0}, "eval_batch_size=0"),
+        ({"validate_on": "tset"}, "validate_on='tset' is unknown; choose 'val', 'test' or None"),
     ],
 )
 def test_arguments_out_of_range(arguments: dict[str, int], message: str) -> None:
@@ -252,6 +276,20 @@ def test_a_drawn_share_of_the_classes_is_held_out():
     assert (len(train.classes), len(val.classes)) == (7, 3)
     assert hold_out(make(10), 0.3, seed=2)[1].classes != val.classes
     assert hold_out(make(10), 0)[1] is None
+
+
+@pytest.mark.parametrize("val_fraction", [0, 0.2, 0.5])
+def test_the_test_classes_do_not_depend_on_what_is_for_validation(val_fraction: float) -> None:
+    data = make(20)
+    test = split_by_class(data, 0.2, 0.3, seed=3).test.classes
+    assert split_by_class(data, val_fraction, 0.3, seed=3).test.classes == test
+    held = []
+    for fold in range(4):
+        parts = split_by_class(data, val_fraction, 0.3, fold=fold, num_folds=4, seed=3)
+        assert parts.test.classes == test
+        assert len(parts.train) + len(parts.val) + len(parts.test) == len(data)
+        held += parts.val.classes
+    assert held == [name for name in data.classes if name not in test]
 
 
 @pytest.mark.parametrize("wrong", [{"fold": 4}, {"fold": -1}, {"fold": 0, "num_folds": 1}, {"fold": 0, "num_folds": 6}])

@@ -55,6 +55,32 @@ def test_classes_are_split_without_overlap_and_alike_each_time(tmp_path: Path) -
             assert image.unique().tolist() == pytest.approx([20 * LETTERS.index(part.classes[label]) / 255])
 
 
+def test_folds_take_the_place_of_the_validation_fraction(tmp_path: Path) -> None:
+    root = fill(tmp_path / "classes", LETTERS)
+    listed = fill(tmp_path / "parts" / "train", LETTERS[:6])
+    fill(tmp_path / "parts" / "test", LETTERS[6:])
+    for folder, lists, rest, test in (
+        (root, {}, None, read(root).test.classes),
+        (root, {"test_classes": LETTERS[6:]}, LETTERS[:6], LETTERS[6:]),
+        (listed.parent, {}, LETTERS[:6], LETTERS[6:]),
+    ):
+        rest = rest or [name for name in LETTERS if name not in test]
+        folds = [read(folder, fold=fold, num_folds=3, **lists) for fold in range(3)]
+        assert [name for splits in folds for name in single(splits.val).classes] == rest
+        for splits in folds:
+            assert single(splits.test).classes == test
+            assert sorted(splits.train.classes + single(splits.val).classes) == rest
+
+
+def test_folds_beside_given_validation_classes_are_refused(tmp_path: Path) -> None:
+    for part, names in (("train", LETTERS[:4]), ("val", LETTERS[4:6]), ("test", LETTERS[6:])):
+        fill(tmp_path / part, names)
+    with pytest.raises(InputError, match="has its own val folder; leave out fold"):
+        read(tmp_path, fold=0)
+    with pytest.raises(InputError, match=r"fold=0 holds classes out .* val_classes lists some"):
+        read(tmp_path, fold=0, val_classes=LETTERS[:2], train_classes=LETTERS[2:4])
+
+
 def test_no_validation_part(tmp_path: Path) -> None:
     splits = read(fill(tmp_path, LETTERS), val_fraction=0, test_fraction=0.5)
     assert splits.val is None

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from toys import CLASSES, Vectors, loader, trainer
 
 from divconq_pl import DivideConquerCallback, DivideConquerModule, InputError, LearnedSubspaces
+from divconq_pl.retrieval import retrieval_metrics
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 
@@ -178,6 +179,30 @@ def test_the_test_ranks_by_the_full_embedding(two):
     for name, value in expected.items():
         assert tested[name] == pytest.approx(value, abs=1e-6), name
     assert set(tested) == {*expected, "test/r_precision"}
+
+
+def test_what_is_asked_for_is_reported_of_the_test_only():
+    mine = module(optimizer=SGD, recall_ks=(1,), nmi_runs=2, marp=True, reid_draws=3)
+    fitted, data = trainer(max_epochs=1), DataLoader(Values(seed=1), 50)
+    fitted.fit(mine, loader(Values()), data)
+    plain = {"recall_at_1", "map_at_r", "r_precision"}
+    assert {name for name in fitted.callback_metrics if name.startswith("val/")} == {f"val/{name}" for name in plain}
+    tested = fitted.test(mine, data, verbose=False)[0]
+    embeddings, labels = torch.cat(fitted.predict(mine, data)), data.dataset.targets
+    expected = retrieval_metrics(embeddings, labels, ks=(1,), nmi_runs=2, marp=True, reid_draws=3)
+    assert tested == pytest.approx({f"test/{name}": value for name, value in expected.items()})
+    assert set(expected) == plain | {"nmi", "marp", "reid_recall_at_1"}
+
+
+@pytest.mark.parametrize("two", [False, True], ids=["leave one out", "query and gallery"])
+def test_validation_computes_what_the_test_does(two):
+    mine = module(optimizer=partial(SGD, lr=0.0))
+    loaders = [DataLoader(Values(seed=seed), 50) for seed in range(1, 2 + two)]
+    fitted = trainer(max_epochs=1)
+    fitted.fit(mine, loader(Values()), loaders)
+    validated = {n: float(v) for n, v in fitted.callback_metrics.items() if n.startswith("val/")}
+    tested = fitted.test(mine, loaders, verbose=False)[0]
+    assert validated == pytest.approx({name.replace("test/", "val/"): value for name, value in tested.items()})
 
 
 def test_the_sanity_check_leaves_nothing_for_the_first_validation():

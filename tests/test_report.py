@@ -15,7 +15,15 @@ import torch
 from rich.console import Console
 
 from divconq_pl.errors import InputError
-from divconq_pl.report import average_over_seeds, collect_runs, print_results, write_json
+from divconq_pl.report import (
+    average_over_seeds,
+    collect_runs,
+    how_chosen,
+    print_results,
+    published,
+    selection,
+    write_json,
+)
 from divconq_pl.summary import division_line
 
 
@@ -169,6 +177,79 @@ def test_numbers_are_whole_in_a_file_and_in_a_terminal_of_80_columns():
     in_terminal = printed(rows, terminal=True)
     assert in_terminal.count("±1.00") == 8
     assert max(map(len, in_terminal.splitlines())) <= 80
+
+
+PAPER = {"source": "TPAMI 2021, table 3", "recall_at_1": 0.8722, "marp": 0.6554}
+
+
+def row_of(text: str, name: str) -> list[str]:
+    return next(line for line in map(str.strip, text.splitlines()) if line.startswith(name)).removeprefix(name).split()
+
+
+def test_published_figures_stand_below_those_measured():
+    text = printed([{**run("mine", "loss=margin", recall_at_1=0.5, map_at_r=0.25), **published(PAPER)}])
+    heading = next(line.split() for line in text.splitlines() if "R@1" in line)
+    assert heading == ["run", "R@1", "MAP@R", "R-prec", "mARP"]
+    assert row_of(text, "mine") == ["50.00", "25.00", "-", "-"]
+    assert row_of(text, "TPAMI 2021, table 3") == ["87.22", "-", "-", "65.54"]
+    assert "loss=margin" in text
+
+
+def test_published_figures_of_several_runs_are_shown_once_and_not_averaged():
+    rows = [
+        {**run(str(i), f"loss={'ab'[i // 2]}", f"seed={i}", recall_at_1=0.5 + i / 100), **published(PAPER)}
+        for i in range(4)
+    ]
+    text = printed(average_over_seeds(rows))
+    assert text.count("TPAMI 2021, table 3") == 1
+    assert row_of(text, "TPAMI 2021, table 3")[:2] == ["-", "87.22"]  # a column for the loss
+    assert "87.22 ±" not in text
+    assert [line.split()[:2] for line in text.splitlines() if "±" in line] == [["run", "a"], ["run", "b"]]
+
+
+def test_numbers_stay_whole_beside_a_long_source():
+    source = "Improving Deep Metric Learning by Divide and Conquer, TPAMI 2021, table 3, learned masks"
+    metrics = {f"recall_at_{k}": 0.6123 for k in (1, 2, 4, 8)}
+    text = printed([{**run("mine", **metrics), **published({**PAPER, "source": source})}], terminal=True)
+    assert text.count("61.23") == 4
+    assert "87.22" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("figures", "message"),
+    [
+        ({"recall_at_1": 0.9}, "needs a source and figures"),
+        ({"source": "Table 3"}, "needs a source and figures"),
+        ({"source": "Table 3", "recall": 0.9}, r"published\.recall is no metric"),
+        ({"source": "Table 3", "recall_at_1": 87.22}, r"published\.recall_at_1=87\.22 must be a fraction"),
+        ({"source": "Table 3", "nmi": "0.9"}, r"published\.nmi=0\.9 must be a fraction"),
+    ],
+)
+def test_published_figures_that_make_no_sense_are_refused(figures: dict[str, Any], message: str):
+    with pytest.raises(InputError, match=message):
+        published(figures)
+
+
+def test_nothing_published_adds_nothing():
+    assert published(None) == {}
+
+
+def test_metrics_of_other_protocols_are_told_apart():
+    text = printed([run("vehicles", recall_at_1=0.95, reid_recall_at_1=0.77, reid_recall_at_5=0.9, marp=0.6, nmi=0.5)])
+    assert row_of(text, "vehicles") == ["95.00", "-", "-", "60.00", "50.00", "77.00", "90.00"]
+    heading = next(line for line in text.splitlines() if "R@1" in line)
+    assert " ".join(heading.split()) == "run R@1 MAP@R R-prec mARP NMI re-id R@1 re-id R@5"
+
+
+def test_a_heading_says_how_epochs_were_chosen():
+    assert selection("val", validated=True) == "validation"
+    assert selection("test", validated=True) == "best_test_epoch"
+    assert selection("test", validated=False) == selection(None, validated=False) == "last_epoch"
+    rows = [{"selection": name} for name in ("last_epoch", "validation", "last_epoch")]
+    assert how_chosen(rows) == "best epoch by validation; last epoch"
+    assert "inflates" in how_chosen([{"selection": "best_test_epoch"}])
+    assert how_chosen([{}]) == ""
 
 
 def test_an_empty_table_is_refused():

@@ -11,11 +11,30 @@ from numpy.typing import NDArray
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
-from divconq_pl import retrieval
+from divconq_pl import nearest
 from divconq_pl.errors import InputError
-from divconq_pl.retrieval import map_at_r, neighbours, nmi, r_precision, recall_at_k, retrieval_metrics
+from divconq_pl.retrieval import (
+    map_at_r,
+    marp,
+    neighbours,
+    nmi,
+    r_precision,
+    recall_at_k,
+    reid_recall,
+    retrieval_metrics,
+)
 
 Array = NDArray[np.float64]
+
+
+@pytest.fixture(autouse=True, params=["faiss", "torch"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Search with and without faiss."""
+    if request.param == "torch":
+        monkeypatch.setattr(nearest, "_find_faiss", lambda: None)
+    else:
+        pytest.importorskip("faiss")
+    return request.param
 
 
 def slow_neighbours(queries: Array, gallery: Array | None, k: int) -> list[list[int]]:
@@ -47,6 +66,7 @@ def slow_metrics(
         precision_at_hits = [sum(hits[: rank + 1]) / (rank + 1) for rank in range(relevant) if hits[rank]]
         values.setdefault("map_at_r", []).append(sum(precision_at_hits) / relevant)
         values.setdefault("r_precision", []).append(sum(hits[:relevant]) / relevant)
+        values.setdefault("marp", []).append(sum(precision_at_hits) / max(1, len(precision_at_hits)))
     return {name: float(np.mean(column)) for name, column in values.items()}
 
 
@@ -108,13 +128,14 @@ def test_blocks_of_every_size_give_the_same_neighbours(block_size: int | None):
 def test_metrics_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch):
     embeddings, labels = embedded(60)
     whole = retrieval_metrics(embeddings, labels)
-    monkeypatch.setattr(retrieval, "_BLOCK_BYTES", 7 * 60 * 4)
+    monkeypatch.setattr(nearest, "_BLOCK_BYTES", 7 * 60 * 4)
     assert retrieval_metrics(embeddings, labels) == whole
 
 
+@pytest.mark.parametrize("backend", ["torch"], indirect=True)
 def test_no_more_similarities_than_a_block_exist_at_a_time(monkeypatch: pytest.MonkeyPatch):
     embeddings, labels = embedded(60)
-    largest = retrieval._largest
+    largest = nearest._largest
     rows = []
 
     def watched(similarities: Tensor, k: int) -> Tensor:
@@ -122,11 +143,11 @@ def test_no_more_similarities_than_a_block_exist_at_a_time(monkeypatch: pytest.M
         assert similarities.untyped_storage().nbytes() <= 7 * 60 * 4
         return largest(similarities, k)
 
-    monkeypatch.setattr(retrieval, "_largest", watched)
+    monkeypatch.setattr(nearest, "_largest", watched)
     neighbours(embeddings, k=4, block_size=7)
     assert rows == [7] * 8 + [4]
     rows.clear()
-    monkeypatch.setattr(retrieval, "_BLOCK_BYTES", 7 * 60 * 4)
+    monkeypatch.setattr(nearest, "_BLOCK_BYTES", 7 * 60 * 4)
     retrieval_metrics(embeddings, labels)
     assert rows == [7] * 8 + [4]
 
@@ -136,11 +157,23 @@ def test_metrics_are_those_of_the_double_loop(classes: int):
     ks = (1, 2, 4, 8)
     embeddings, labels = embedded(60, classes=classes)
     expected = slow_metrics(embeddings.numpy(), labels.tolist(), None, labels.tolist(), ks)
-    assert retrieval_metrics(embeddings, labels, ks=ks) == pytest.approx(expected)
+    assert retrieval_metrics(embeddings, labels, ks=ks, marp=True) == pytest.approx(expected)
 
     queries, query_labels = embedded(33, classes=classes, seed=1)
     expected = slow_metrics(queries.numpy(), query_labels.tolist(), embeddings.numpy(), labels.tolist(), ks)
-    assert retrieval_metrics(queries, query_labels, embeddings, labels, ks=ks) == pytest.approx(expected)
+    assert retrieval_metrics(queries, query_labels, embeddings, labels, ks=ks, marp=True) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("two", [False, True], ids=["leave one out", "query and gallery"])
+def test_metrics_of_tied_distances_are_those_of_the_double_loop(two: bool):
+    generator = torch.Generator().manual_seed(3)
+    embeddings = torch.eye(5)[torch.randint(0, 5, (60,), generator=generator)]
+    labels = torch.randint(0, 7, (60,), generator=generator)
+    parts = (embeddings[:20], labels[:20], embeddings[20:], labels[20:]) if two else (embeddings, labels)
+    expected = slow_metrics(
+        parts[0].numpy(), parts[1].tolist(), parts[2].numpy() if two else None, parts[-1].tolist(), (1, 3)
+    )
+    assert retrieval_metrics(*parts, ks=(1, 3), marp=True) == pytest.approx(expected)
 
 
 def test_map_at_r_of_the_worked_example():
@@ -150,9 +183,17 @@ def test_map_at_r_of_the_worked_example():
     assert r_precision(hits, torch.tensor([10])) == pytest.approx(0.2)
 
 
+def test_the_papers_marp_divides_by_the_hits():
+    hits = torch.zeros(1, 10, dtype=torch.bool)
+    hits[0, [0, 5]] = True
+    assert marp(hits, torch.tensor([10])) == pytest.approx((1 / 1 + 2 / 6) / 2)
+    assert marp(torch.zeros(1, 10, dtype=torch.bool), torch.tensor([10])) == 0
+
+
 def test_hits_beyond_r_do_not_count_for_map_at_r():
     hits = torch.tensor([[False, False, True, True]])
     assert map_at_r(hits, torch.tensor([2])) == 0
+    assert marp(hits, torch.tensor([2])) == 0
     assert r_precision(hits, torch.tensor([2])) == 0
     assert recall_at_k(hits, torch.tensor([2]), (2, 3)) == {2: 0.0, 3: 1.0}
 
@@ -233,6 +274,8 @@ def test_what_cannot_be_computed_is_refused():
         retrieval_metrics(embeddings, labels, embeddings)
     with pytest.raises(InputError, match=r"\[0, 1\]"):
         retrieval_metrics(embeddings, labels, ks=(0, 1))
+    with pytest.raises(InputError, match="draws = 0"):
+        reid_recall(embeddings, labels, draws=0)
     with pytest.raises(InputError, match="R = 3"):
         map_at_r(torch.ones(1, 2, dtype=torch.bool), torch.tensor([3]))
 
@@ -261,3 +304,72 @@ def test_nmi_of_separate_classes_is_one():
     labels = torch.arange(4).repeat_interleave(6)
     embeddings = torch.eye(4)[labels] + 0.01 * torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
     assert nmi(embeddings, labels) == pytest.approx(1.0)
+
+
+def test_nmi_takes_query_and_gallery_together():
+    embeddings, labels = embedded(40)
+    metrics = retrieval_metrics(embeddings[:10], labels[:10], embeddings[10:], labels[10:], ks=(1,), nmi_runs=2)
+    assert metrics["nmi"] == nmi(embeddings, labels, runs=2)
+    assert retrieval_metrics(embeddings, labels, nmi_runs=2)["nmi"] == metrics["nmi"]
+
+
+class Draws:
+    """Note which images are drawn into the galleries, and rank the others image by image."""
+
+    def __init__(self, embeddings: Tensor, labels: Tensor, ks: tuple[int, ...]):
+        self.rows = [tuple(row.tolist()) for row in embeddings]
+        self.embeddings, self.labels, self.ks = embeddings.numpy(), labels.tolist(), ks
+        self.galleries: list[list[int]] = []
+        self.recalls: dict[int, list[float]] = {k: [] for k in ks}
+
+    def __call__(self, queries: Tensor, gallery: Tensor, k: int):
+        drawn = [self.rows.index(tuple(row.tolist())) for row in gallery]
+        others = [i for i in range(len(self.rows)) if i not in drawn]
+        assert [self.rows.index(tuple(row.tolist())) for row in queries] == others
+        ranked = slow_neighbours(self.embeddings[others], self.embeddings[drawn], 10**9)
+        for k in self.ks:
+            hits = [
+                any(self.labels[drawn[j]] == self.labels[i] for j in found[:k])
+                for i, found in zip(others, ranked, strict=True)
+            ]
+            self.recalls[k].append(float(np.mean(hits)))
+        self.galleries.append(drawn)
+        return original_blocks(queries, gallery, max(self.ks))
+
+
+original_blocks = nearest.neighbour_blocks
+
+
+def test_reid_recall_is_that_of_one_random_gallery_image_per_class(monkeypatch: pytest.MonkeyPatch):
+    embeddings, labels = embedded(60)
+    labels[17] = 99  # alone in its class: in every gallery, never a query
+    plain = reid_recall(embeddings, labels, ks=(1, 3), draws=4, seed=2)
+    watched = Draws(embeddings, labels, (1, 3))
+    monkeypatch.setattr("divconq_pl.retrieval.neighbour_blocks", watched)
+    assert reid_recall(embeddings, labels, ks=(1, 3), draws=4, seed=2) == plain
+    assert plain == pytest.approx({k: np.mean(values) for k, values in watched.recalls.items()})
+    assert len(watched.galleries) == 4
+    for drawn in watched.galleries:
+        assert sorted(labels[drawn].tolist()) == sorted(set(labels.tolist()))
+    assert len({tuple(drawn) for drawn in watched.galleries}) == 4
+    assert reid_recall(embeddings, labels, ks=(1, 3), draws=4, seed=3) != plain
+
+
+def test_every_image_of_a_class_is_drawn_equally_often(monkeypatch: pytest.MonkeyPatch):
+    embeddings, labels = torch.randn(9, 3), torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 1])
+    watched = Draws(embeddings, labels, (1,))
+    monkeypatch.setattr("divconq_pl.retrieval.neighbour_blocks", watched)
+    reid_recall(embeddings, labels, ks=(1,), draws=600)
+    counts = np.bincount(np.ravel(watched.galleries), minlength=9)
+    assert counts == pytest.approx([200] * 3 + [100] * 6, rel=0.3)
+
+
+def test_reid_recall_is_reported_under_its_own_name_next_to_leave_one_out():
+    embeddings, labels = embedded(60)
+    metrics = retrieval_metrics(embeddings, labels, ks=(1, 5), reid_draws=3)
+    recall = reid_recall(embeddings, labels, ks=(1, 5), draws=3)
+    assert {k: metrics[f"reid_recall_at_{k}"] for k in (1, 5)} == recall
+    assert metrics["recall_at_1"] == retrieval_metrics(embeddings, labels)["recall_at_1"] > recall[1]
+    split = retrieval_metrics(embeddings[:9], labels[:9], embeddings[9:], labels[9:], ks=(1, 5), reid_draws=3)
+    assert split["reid_recall_at_1"] == recall[1]
+    assert all(math.isnan(value) for value in reid_recall(embeddings, torch.arange(60)).values())

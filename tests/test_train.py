@@ -12,11 +12,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import divconq_pl
+from divconq_pl.data import Glyphs
 
 ROOT = Path(__file__).parent.parent
 TINY = ["dataset.num_classes=24", "dataset.size=16", "data.batch_size=16", "trainer.enable_progress_bar=false"]
@@ -95,6 +97,7 @@ def call(monkeypatch, capfd, workplace):
 def sweep(start, workplace):
     """Two runs in one command, with what it printed."""
     arguments = ["-m", "divide=none,hierarchical", "trainer.max_epochs=4", "hydra.sweep.dir=sweep", *TINY]
+    arguments += ["dataset.seed=2"]
     code, out, err = finish(start("train.py", *arguments))
     assert code == 0, err
     return workplace / "sweep", out
@@ -109,13 +112,14 @@ def results(sweep):
 def test_results_have_the_documented_names(results, run):
     found = results[run]
     seconds = {"train/seconds", "division/seconds"}
-    assert set(found) == {*TESTED, *seconds, "val/recall_at_1", "seed", "overrides", "name"}
+    assert set(found) == {*TESTED, *seconds, "val/recall_at_1", "seed", "selection", "overrides", "name"}
     assert all(0 <= found[name] <= 1 for name in (*TESTED, "val/recall_at_1"))
     assert found["test/recall_at_1"] <= found["test/recall_at_2"] <= found["test/recall_at_8"]
     assert found["test/map_at_r"] <= found["test/r_precision"]
     assert found["train/seconds"] > found["division/seconds"]
     assert (found["division/seconds"] > 0) == bool(run)
     assert found["seed"] == 0
+    assert found["selection"] == "validation"
     assert found["overrides"][0] == ("divide=none", "divide=hierarchical")[run]
     assert {name.lower() for name in found["overrides"]} >= set(TINY)
 
@@ -172,6 +176,150 @@ def test_evaluation_gives_the_numbers_of_the_run(call, sweep, results, tmp_path)
     assert set(again) == {*TESTED, "name"}
     assert {name: again[name] for name in TESTED} == pytest.approx({name: results[1][name] for name in TESTED})
     assert f"{100 * results[1]['test/map_at_r']:.2f}" in out
+
+
+def ranked_by_hand(embeddings, labels):
+    """Recall@1 and MAP@R, leave-one-out, image by image."""
+    recalls, precisions = [], []
+    for i, row in enumerate(embeddings):
+        order = [j for j in np.argsort(-(embeddings @ row), kind="stable") if j != i]
+        hits = labels[order] == labels[i]
+        relevant = hits.sum()
+        recalls.append(hits[0])
+        precisions.append(sum(hits[r] * hits[: r + 1].mean() for r in range(relevant)) / relevant)
+    return np.mean(recalls), np.mean(precisions)
+
+
+def cells(out, name):
+    """Return what a table says after the name of a row."""
+    lines = map(str.strip, out.splitlines())
+    return next(line for line in lines if line.startswith(f"{name} ")).removeprefix(name).split()
+
+
+def test_folds_are_evaluated_apart_and_side_by_side(call, sweep, results, tmp_path):
+    code, out, err = call("evaluate.py", f"checkpoint={sweep[0]}", "json=all.json", "export=all.npz")
+    assert code == 0, err
+    written = json.loads((tmp_path / "all.json").read_text())
+    for run in "01":
+        for name in TESTED:
+            assert written[f"{run}.{name}"] == pytest.approx(results[int(run)][name])
+        assert cells(out, run)[0] == f"{100 * results[int(run)]['test/recall_at_1']:.2f}"
+    recalls = [found["test/recall_at_1"] for found in results]
+    mean, deviation = 100 * np.mean(recalls), 100 * np.std(recalls, ddof=1)
+    assert cells(out, "separated, mean")[:2] == [f"{mean:.2f}", f"±{deviation:.2f}"]
+
+    with np.load(tmp_path / "all.npz", allow_pickle=False) as file:
+        exported = dict(file)
+    assert exported["embeddings"].shape == (len(exported["labels"]), 2 * 128)
+    recall, precision = ranked_by_hand(exported["embeddings"].astype(float), exported["labels"])
+    assert written["concatenated.test/recall_at_1"] == pytest.approx(recall)
+    assert written["concatenated.test/map_at_r"] == pytest.approx(precision, rel=1e-4)
+    assert cells(out, "concatenated")[0] == f"{100 * recall:.2f}"
+    single = []
+    for run in "01":
+        path = sweep[0] / run / "checkpoints" / "best.ckpt"
+        assert call("evaluate.py", f"checkpoint={path}", f"export={run}.npz")[0] == 0
+        with np.load(tmp_path / f"{run}.npz") as file:
+            single.append(file["embeddings"])
+    assert np.allclose(np.hstack(single) / 2**0.5, exported["embeddings"], atol=1e-6)
+
+
+def test_an_export_names_every_image_and_is_never_overwritten(call, sweep, workplace, monkeypatch, tmp_path):
+    best = f"checkpoint={sweep[0] / '1' / 'checkpoints' / 'best.ckpt'}"
+    assert call("evaluate.py", best, "export=deep/embeddings.npz")[0] == 0
+    (path,) = (tmp_path / "deep").iterdir()
+    with np.load(path, allow_pickle=False) as file:
+        exported = dict(file)
+    test = Glyphs(workplace / "cache", num_classes=24, size=16, seed=2).splits().test
+    assert exported["embeddings"].dtype == np.float32
+    assert np.allclose(np.linalg.norm(exported["embeddings"], axis=1), 1, atol=1e-6)
+    assert exported["labels"].tolist() == test.targets.tolist()
+    assert exported["classes"].tolist() == test.classes
+    assert exported["paths"].tolist() == [test.name_of(i) for i in range(len(test))]
+    assert set(exported) == {"embeddings", "labels", "classes", "paths"}
+
+    monkeypatch.setattr("divconq_pl.module.DivideConquerModule.predict_step", None)  # refused before anything is done
+    before = contents(tmp_path)
+    line = refusal(call("evaluate.py", best, "export=deep/embeddings.npz"))
+    assert "'deep/embeddings.npz' exists, and nothing is overwritten; choose another file" in line
+    line = refusal(call("evaluate.py", best, "export=embeddings.csv"))
+    assert "'embeddings.csv' has no suffix that says how to write it; use .npz or .parquet" in line
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    line = refusal(call("evaluate.py", best, "export=embeddings.parquet"))
+    assert "needs pyarrow, which is not installed: pip install pyarrow, or use .npz" in line
+    assert contents(tmp_path) == before
+
+
+def test_other_images_are_evaluated_with_their_own_metrics(call, sweep, results, tmp_path):
+    best = f"checkpoint={sweep[0] / '1' / 'checkpoints' / 'best.ckpt'}"
+    metrics = "module={recall_ks: [1, 3], nmi_runs: 2, marp: true, reid_draws: 2}"
+    # Glyphs have one channel, as the network expects, whatever channels says.
+    arguments = ["dataset=glyphs", "dataset.num_classes=20", "dataset.size=16", "dataset.seed=1", "channels=3"]
+    code, out, err = call("evaluate.py", best, *arguments, metrics, "json=other.json")
+    assert code == 0, err
+    found = json.loads((tmp_path / "other.json").read_text())
+    names = {"recall_at_1", "recall_at_3", "map_at_r", "r_precision", "marp", "nmi"}
+    names |= {"reid_recall_at_1", "reid_recall_at_3"}
+    assert set(found) == {"name", *(f"test/{name}" for name in names)}
+    assert found["test/marp"] > found["test/map_at_r"]
+    assert found["test/map_at_r"] != results[1]["test/map_at_r"]
+    heading = next(line.split() for line in out.splitlines() if "R@1" in line)
+    assert " ".join(heading) == "run R@1 R@3 MAP@R R-prec mARP NMI re-id R@1 re-id R@3"
+
+
+def folder_of_images(root):
+    for name in ("a", "b", "c", "d"):
+        for i in range(3):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (20, 20), (60 * i, 20, 30)).save(root / name / f"{i}.png")
+    return root
+
+
+def test_evaluation_refuses_images_that_do_not_fit(call, sweep, tmp_path):
+    best = f"checkpoint={sweep[0] / '1' / 'checkpoints' / 'best.ckpt'}"
+    images = f"dataset.root={folder_of_images(tmp_path / 'images')}"
+    line = refusal(call("evaluate.py", best, "dataset=image_folder", images, "dataset.val_fraction=0"))
+    assert "the images to evaluate on have 3 channel(s), but the network of the checkpoint takes 1" in line
+
+
+def test_an_epoch_can_be_chosen_by_the_test_classes_which_is_said_beside_the_published_figure(call, tmp_path):
+    paper = "published={source: 'Table 3 of [7]', recall_at_1: 0.9, nmi: 0.7}"
+    quick = ["divide=none", "trainer.max_epochs=3", "logger=csv", "hydra.run.dir=run"]
+    code, out, err = call("train.py", *TINY, *quick, "selection=best_test_epoch", paper)
+    assert code == 0, err
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    with (tmp_path / "run" / "csv" / "metrics.csv").open() as file:
+        recalls = [float(row["val/recall_at_1"]) for row in csv.DictReader(file) if row["val/recall_at_1"]]
+    assert len(recalls) == 3
+    assert found["test/recall_at_1"] == pytest.approx(max(recalls))
+    assert found["selection"] == "best_test_epoch"
+    config = load(tmp_path / "run" / "checkpoints" / "best.ckpt")["divconq_pl_config"]
+    assert (config["dataset"]["val_fraction"], config["data"]["validate_on"]) == (0, "test")
+
+    code, again, err = call("evaluate.py", "checkpoint=run")
+    assert code == 0, err
+    titles = [" ".join(text.split()) for text in (out, again)]  # the width of the table breaks them into lines
+    assert "Unseen classes, best epoch chosen on these very classes, which inflates the figures" in titles[0]
+    assert "Unseen classes, by which the run chose its best epoch, which inflates the figures" in titles[1]
+    for text in (out, again):
+        published = cells(text, "Table 3 of [7]")
+        assert published[0] == "90.00"
+        assert published[6] == "70.00"
+
+
+def test_without_validation_the_last_epoch_is_tested(call, tmp_path):
+    quick = ["divide=none", "trainer.max_epochs=2", "logger=none", "hydra.run.dir=run"]
+    code, out, err = call("train.py", *TINY, *quick, "selection=last_epoch")
+    assert code == 0, err
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert found["selection"] == "last_epoch"
+    assert not any(name.startswith("val/") for name in found)
+    assert "Unseen classes, last epoch" in out
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["last.ckpt"]
+    code, out, err = call("evaluate.py", "checkpoint=run", "json=again.json")
+    assert code == 0, err
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert {name: again[name] for name in TESTED} == pytest.approx({name: found[name] for name in TESTED})
 
 
 # Many images of a character in each typeface: long epochs, so that Ctrl-C comes in the middle of one.
@@ -275,6 +423,7 @@ def refusal(outcome):
             [*TINY, "backbone=torchvision", "backbone.name=resnet51"],
             r"Unknown backbone 'resnet51': torchvision has resnet50",
         ),
+        (["published={recall_at_1: 0.9}"], r"published needs a source and figures"),
         (["ckpt_path=nowhere.ckpt"], r"ckpt_path='nowhere\.ckpt' is no file"),
         pytest.param(
             [*TINY, "trainer.accelerator=gpu"],
@@ -325,6 +474,8 @@ def test_evaluation_says_what_is_wrong_with_a_checkpoint(call, sweep):
         ([best, "backbone=small", "channels=3"], r"shape \(32, 1, 3, 3\) instead of \(32, 3, 3, 3\)"),
         ([best, "backbone=resnet18", "channels=1"], r"does not fit \w+: .* is missing, .* and \d+ more"),
         ([best, "dataset=image_folder", "dataset.root=nowhere"], r"root='nowhere' does not exist"),
+        (["checkpoint=[]"], r"no checkpoint given"),
+        (["checkpoint=nowhere/*.ckpt"], r"checkpoint='nowhere/\*\.ckpt' leads to no checkpoint"),
         ([best, "checkpont=x"], r"no 'checkpont'; did you mean 'checkpoint'\?"),
     ):
         line = refusal(call("evaluate.py", *arguments))
@@ -352,7 +503,7 @@ def stopped(*_, **__):
 
 
 def test_ctrl_c_at_any_time_gives_its_own_exit_code(call, sweep, monkeypatch):
-    monkeypatch.setattr("divconq_pl.module.DivideConquerModule.on_test_epoch_end", stopped)
+    monkeypatch.setattr("divconq_pl.module.DivideConquerModule.predict_step", stopped)
     best = sweep[0] / "1" / "checkpoints" / "best.ckpt"
     assert call("evaluate.py", f"checkpoint={best}")[0] == 130
     monkeypatch.setattr("pytorch_lightning.seed_everything", stopped)

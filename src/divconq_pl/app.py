@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from divconq_pl.errors import InputError
-from divconq_pl.report import average_over_seeds, collect_runs, print_results
+from divconq_pl.report import average_over_seeds, collect_runs, how_chosen, print_results
 
 CONFIG_KEY = "divconq_pl_config"
 """Where a checkpoint keeps the configuration of its run."""
@@ -133,7 +133,8 @@ class RunFolders(Callback):
         """Print a table of all runs, averaged over seeds."""
         runs = collect_runs(config.hydra.sweep.dir)
         if runs:
-            print_results(average_over_seeds(runs), title=f"Results of {config.hydra.sweep.dir}")
+            title = f"Results of {config.hydra.sweep.dir}"
+            print_results(average_over_seeds(runs), title=", ".join(filter(None, (title, how_chosen(runs)))))
 
 
 def _check_new(name: str, folder: str) -> None:

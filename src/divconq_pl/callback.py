@@ -414,8 +414,8 @@ class DivideConquerCallback(_compat.CallbackBase):
         self.history = [dict(summary) for summary in state_dict["history"]]
         self._labels = state_dict["labels"]
         self._entered = state_dict["entered"]
-        if state_dict["assignment"] is not None:
-            self.division = Division(state_dict["assignment"], state_dict["division_depth"])
+        divided = state_dict["assignment"] is not None
+        self.division = Division(state_dict["assignment"], state_dict["division_depth"]) if divided else None
         if self._subspaces is None:  # nothing is trained, or nothing is divided
             return
         if self.division is not None:
@@ -425,7 +425,8 @@ class DivideConquerCallback(_compat.CallbackBase):
                     f"split_depth of {state_dict['depth']} or more instead of {self._subspaces.split_depth}"
                 )
             self._use(self.division.merged(state_dict["depth"]), since=state_dict["since"])
-        if isinstance(self._subspaces, LearnedSubspaces):
+        plain = state_dict["masks"] is None and not divided  # what was not divided yet may be from now on
+        if isinstance(self._subspaces, LearnedSubspaces) and not plain:
             if state_dict["masks"] is None or state_dict["masks"].shape != self._subspaces.masks_state().shape:
                 raise InputError(
                     "the checkpoint holds no masks that fit; resume with its own subspaces and split_depth"

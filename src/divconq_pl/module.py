@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from divconq_pl import _compat
 from divconq_pl.errors import InputError
-from divconq_pl.retrieval import nmi, retrieval_metrics
+from divconq_pl.nearest import unit_rows
+from divconq_pl.retrieval import retrieval_metrics
 from divconq_pl.subspaces import LearnedSubspaces
 
 PAPERS_OPTIMIZER = partial(torch.optim.Adam, lr=1e-5, weight_decay=1e-4)
@@ -38,6 +39,9 @@ class DivideConquerModule(pl.LightningModule):
         recall_ks: the K of Recall@K.
         nmi_runs: k-means runs that the NMI of the test set is the mean of (the papers: 10); 0 leaves it out, since it
             clusters into as many clusters as there are classes.
+        marp: also report the papers' mARP of the test set, which is not MAP@R.
+        reid_draws: galleries that Recall@K of the re-identification protocol is the mean over (usually 10), reported as
+            ``test/reid_recall_at_<K>`` beside ``test/recall_at_<K>`` of leave-one-out; 0 leaves it out.
 
     Example:
         >>> from pytorch_metric_learning import losses
@@ -62,6 +66,8 @@ class DivideConquerModule(pl.LightningModule):
         dropout: float = 0.0,
         recall_ks: Sequence[int] = (1, 2, 4, 8),
         nmi_runs: int = 0,
+        marp: bool = False,
+        reid_draws: int = 0,
     ) -> None:
         super().__init__()
         features = getattr(backbone, "out_features", None)
@@ -78,6 +84,8 @@ class DivideConquerModule(pl.LightningModule):
         self.miner = miner
         self.recall_ks = tuple(recall_ks)
         self.nmi_runs = nmi_runs
+        self.marp = marp
+        self.reid_draws = reid_draws
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
         self._embedding_lr_factor = embedding_lr_factor
@@ -111,7 +119,7 @@ class DivideConquerModule(pl.LightningModule):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return the full, L2-normalised embeddings of a batch, shape (B, d)."""
         images = batch[0] if isinstance(batch, (tuple, list)) else batch
-        return nn.functional.normalize(self(images).float())
+        return unit_rows(self(images))
 
     def on_validation_epoch_end(self) -> None:
         """Log the retrieval metrics of the validation set."""
@@ -152,7 +160,7 @@ class DivideConquerModule(pl.LightningModule):
         images, labels = batch
         while len(self._evaluated) <= dataloader_idx:
             self._evaluated.append([])
-        self._evaluated[dataloader_idx].append((self(images).float(), labels))
+        self._evaluated[dataloader_idx].append((unit_rows(self(images)), labels))
 
     def _log_retrieval(self, prefix: str) -> None:
         loaders: Any = self.trainer.val_dataloaders if prefix == "val" else self.trainer.test_dataloaders
@@ -163,9 +171,10 @@ class DivideConquerModule(pl.LightningModule):
         self._evaluated = []
         if sets and not self.trainer.sanity_checking:
             queries, gallery = sets[0], (sets[1] if len(sets) > 1 else (None, None))
-            metrics = retrieval_metrics(*queries, *gallery, ks=self.recall_ks)
-            if self.nmi_runs and prefix == "test":
-                metrics["nmi"] = nmi(*queries, runs=self.nmi_runs)
+            further: dict[str, Any] = {}
+            if prefix == "test":
+                further = {"marp": self.marp, "reid_draws": self.reid_draws, "nmi_runs": self.nmi_runs}
+            metrics = retrieval_metrics(*queries, *gallery, ks=self.recall_ks, **further)
             for name, value in metrics.items():
                 self.log(f"{prefix}/{name}", value, prog_bar=f"{prefix}/{name}" == "val/recall_at_1")
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
 from divconq_pl.callback import DivideConquerCallback
 from divconq_pl.data import RetrievalDataModule, RetrievalDataset
+from divconq_pl.evaluation import embed
 from divconq_pl.plots import gallery, montage, save_figure, tree
 from divconq_pl.retrieval import neighbours
 
@@ -39,9 +38,8 @@ def draw_gallery(folder: Path, trainer: pl.Trainer, module: pl.LightningModule, 
         module: the trained module.
         data: the images.
     """
-    test = data.splits.test
-    queries, shown = test if isinstance(test, tuple) else (test, test)
-    embeddings = _embed(trainer, module, data)
+    queries, shown = data.tested[0], data.tested[-1]
+    embeddings = embed(trainer, module, data)
     picked = torch.linspace(0, len(queries) - 1, QUERIES).long().unique()
     found = neighbours(embeddings[0], embeddings[1] if len(embeddings) > 1 else None, k=NEIGHBOURS)[picked]
     figure = gallery(
@@ -54,10 +52,3 @@ def draw_gallery(folder: Path, trainer: pl.Trainer, module: pl.LightningModule, 
         gallery_names=[shown.classes[label] for label in shown.targets],
     )
     save_figure(figure, folder / "gallery.png")
-
-
-def _embed(trainer: pl.Trainer, module: pl.LightningModule, data: RetrievalDataModule) -> list[Tensor]:
-    """Return the embeddings of the test images, one tensor for each of their data sets."""
-    predicted: Any = trainer.predict(module, data)
-    parts = predicted if isinstance(predicted[0], list) else [predicted]
-    return [torch.cat(part) for part in parts]

@@ -2,49 +2,31 @@
 
 Protocol of the paper (section 4): embeddings are L2-normalised and compared by Euclidean distance, either leave-one-out
 over one test set or from queries to a gallery. Everything streams over blocks of queries, so memory does not grow with
-the number of queries times the number of gallery images.
+the number of queries times the number of gallery images. As the vehicle re-identification papers do it, with galleries
+drawn from the test set: `reid_recall`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
-from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from divconq_pl.clustering import kmeans
 from divconq_pl.errors import InputError
+from divconq_pl.nearest import neighbour_blocks, neighbours
+from divconq_pl.nmi import nmi
 
-_BLOCK_BYTES = 64 * 2**20
-
-
-def neighbours(queries: Tensor, gallery: Tensor | None = None, *, k: int, block_size: int | None = None) -> Tensor:
-    """Find each query's k nearest gallery images by Euclidean distance of the L2-normalised embeddings.
-
-    Equally near images come in the order of their index. (Distances that differ only by rounding count as different.)
-
-    Args:
-        queries: Embeddings, shape (Q, d), of any float type and memory layout; compared in float32.
-        gallery: Embeddings to search, shape (G, d). None means leave-one-out: the other queries are the gallery, and
-            each query itself is left out by its index, so that an exact duplicate of it still counts as a neighbour.
-        k: How many neighbours. With fewer images to be found, all of them are returned.
-        block_size: Queries compared at a time; by default as many as keep one block of similarities at 64 MB.
-
-    Returns:
-        Gallery indices, nearest first, int64, shape (Q, min(k, available)), on the device of `queries`.
-
-    Raises:
-        InputError: If shapes do not fit, k or block_size is below 1, or an embedding is NaN or infinite.
-
-    Example:
-        >>> neighbours(torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 1.0]]), k=2).tolist()
-        [[2, 1], [2, 0], [0, 1]]
-    """
-    if k < 1:
-        raise InputError(f"k = {k} neighbours cannot be looked for: give a k of at least 1")
-    return torch.cat(list(_neighbour_blocks(queries, gallery, k, block_size)))
+__all__ = [
+    "map_at_r",
+    "marp",
+    "neighbours",
+    "nmi",
+    "r_precision",
+    "recall_at_k",
+    "reid_recall",
+    "retrieval_metrics",
+]
 
 
 def recall_at_k(hits: Tensor, num_relevant: Tensor, ks: Sequence[int]) -> dict[int, float]:
@@ -73,7 +55,7 @@ def map_at_r(hits: Tensor, num_relevant: Tensor) -> float:
     """Compute MAP@R: precision at each hit among the R nearest, summed, over R; mean over the queries.
 
     R is the number of relevant images of each query. Source: "A Metric Learning Reality Check" (Musgrave et al., 2020).
-    The paper's "mARP" divides by the number of hits instead and is another metric.
+    The "mARP" of the Divide and Conquer papers is another metric: `marp`.
 
     Args:
         hits: As in `recall_at_k`, shape (Q, n) with n >= max(num_relevant).
@@ -91,7 +73,33 @@ def map_at_r(hits: Tensor, num_relevant: Tensor) -> float:
         >>> round(map_at_r(hits, torch.tensor([10])), 3)
         0.133
     """
-    return _mean_over_answerable(_average_precision_at_r(hits, num_relevant), num_relevant)
+    return _mean_over_answerable(_within_r(hits, num_relevant)["map_at_r"], num_relevant)
+
+
+def marp(hits: Tensor, num_relevant: Tensor) -> float:
+    """Compute the "mARP" of the Divide and Conquer papers: as MAP@R, but divided by the number of hits, not by R.
+
+    A query counts as perfect once its hits come first, however few they are, so figures are far above MAP@R and the two
+    must not be compared. A query without a hit among the R nearest counts 0. Source: the authors' code,
+    CompVis/metric-learning-divide-and-conquer-improved.
+
+    Args:
+        hits: As in `map_at_r`.
+        num_relevant: As in `map_at_r`.
+
+    Returns:
+        mARP in [0, 1]; NaN where no query has a relevant image.
+
+    Raises:
+        InputError: If `hits` has fewer columns than some query has relevant images.
+
+    Example:
+        >>> hits = torch.zeros(1, 10, dtype=torch.bool)
+        >>> hits[0, [0, 5]] = True
+        >>> round(marp(hits, torch.tensor([10])), 3)
+        0.667
+    """
+    return _mean_over_answerable(_within_r(hits, num_relevant)["marp"], num_relevant)
 
 
 def r_precision(hits: Tensor, num_relevant: Tensor) -> float:
@@ -107,7 +115,60 @@ def r_precision(hits: Tensor, num_relevant: Tensor) -> float:
     Raises:
         InputError: If `hits` has fewer columns than some query has relevant images.
     """
-    return _mean_over_answerable(_precision_at_r(hits, num_relevant), num_relevant)
+    return _mean_over_answerable(_within_r(hits, num_relevant)["r_precision"], num_relevant)
+
+
+@torch.no_grad()
+def reid_recall(
+    embeddings: Tensor, labels: Tensor, *, ks: Sequence[int] = (1, 5), draws: int = 10, seed: int = 0
+) -> dict[int, float]:
+    """Compute Recall@K as vehicle re-identification does: from the other images to one random image of each class.
+
+    For PKU VehicleID the usual evaluations (such as JDAI-CV/fast-reid) report CMC@1 and CMC@5, which is Recall@K here
+    since each query has exactly one relevant image, and mAP, which is not computed. These figures are far below those
+    of leave-one-out on the same images, which the Divide and Conquer papers report. A class with a single image is in
+    the gallery only.
+
+    Args:
+        embeddings: Shape (N, d); normalised here.
+        labels: Classes, shape (N,), any integers.
+        ks: The values of K.
+        draws: Galleries to draw; recall is the mean over them.
+        seed: Seed of the draws.
+
+    Returns:
+        Recall in [0, 1] for each K; NaN where no class has two images.
+
+    Raises:
+        InputError: If shapes do not fit, a K or draws is below 1, or an embedding is NaN or infinite.
+
+    Example:
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.2, 1.0]])
+        >>> reid_recall(embeddings, torch.tensor([7, 7, 3, 3]), ks=(1,))
+        {1: 1.0}
+    """
+    _check_ks(ks)
+    if draws < 1:
+        raise InputError(f"recall cannot be averaged over draws = {draws} galleries: give at least 1")
+    _check_labels(embeddings, labels)
+    labels = labels.to(embeddings.device)
+    codes = torch.unique(labels, return_inverse=True)[1].cpu()
+    counts = codes.bincount()
+    if counts.max() < 2:
+        return dict.fromkeys(ks, float("nan"))
+    first_of_class = counts.cumsum(0) - counts
+    generator = torch.Generator().manual_seed(seed)
+    recalls = []
+    for _ in range(draws):
+        shuffled = torch.randperm(len(codes), generator=generator)
+        drawn = shuffled[codes[shuffled].argsort(stable=True)[first_of_class]]
+        is_query = torch.ones(len(codes), dtype=torch.bool)
+        is_query[drawn] = False
+        queries, asked, kept = embeddings[is_query], labels[is_query], labels[drawn]
+        blocks = neighbour_blocks(queries, embeddings[drawn], max(ks))
+        hits = torch.cat([kept[found] for found in blocks]) == asked[:, None]
+        recalls.append(recall_at_k(hits, torch.ones_like(asked), ks))
+    return {k: sum(recall[k] for recall in recalls) / draws for k in ks}
 
 
 @torch.no_grad()
@@ -118,8 +179,11 @@ def retrieval_metrics(
     gallery_labels: Tensor | None = None,
     *,
     ks: Sequence[int] = (1, 2, 4, 8),
+    marp: bool = False,
+    reid_draws: int = 0,
+    nmi_runs: int = 0,
 ) -> dict[str, float]:
-    """Compute Recall@K, MAP@R and R-precision of an embedded test set.
+    """Compute Recall@K, MAP@R, R-precision and, where asked for, further metrics of an embedded test set.
 
     Args:
         embeddings: Query embeddings, shape (Q, d); normalised here.
@@ -127,10 +191,14 @@ def retrieval_metrics(
         gallery_embeddings: Gallery, shape (G, d), where the protocol has one; None means leave-one-out.
         gallery_labels: Classes of the gallery, shape (G,); given exactly when `gallery_embeddings` is.
         ks: The values of K for Recall@K.
+        marp: Also the papers' mARP, see `marp`.
+        reid_draws: Also `reid_recall` as the mean over that many galleries (usually 10); 0 for none. They are drawn
+            from all images, a given gallery included.
+        nmi_runs: Also `nmi` of all images, a given gallery included, over that many runs (usually 10); 0 for none.
 
     Returns:
-        `recall_at_<K>` for each K, `map_at_r` and `r_precision`, as fractions in [0, 1]. All are NaN where no query has
-        a relevant image.
+        `recall_at_<K>` for each K, `map_at_r`, `r_precision`, and where asked for `marp`, `reid_recall_at_<K>` and
+        `nmi`, as fractions in [0, 1]. All but `nmi` are NaN where no query has a relevant image.
 
     Raises:
         InputError: If shapes do not fit, a K is below 1, or an embedding is NaN or infinite.
@@ -142,10 +210,10 @@ def retrieval_metrics(
     """
     if (gallery_embeddings is None) != (gallery_labels is None):
         raise InputError("the gallery needs both embeddings and labels: give both, or neither for leave-one-out")
-    if any(k < 1 for k in ks):
-        raise InputError(f"Recall@K cannot be computed for K in {list(ks)}: every K must be at least 1")
+    _check_ks(ks)
     _check_labels(embeddings, labels)
     labels = labels.to(embeddings.device)
+    everything = (embeddings, labels)
     if gallery_embeddings is None or gallery_labels is None:
         gallery_labels = labels
         num_relevant = _count_relevant(labels, labels) - 1
@@ -153,116 +221,35 @@ def retrieval_metrics(
         _check_labels(gallery_embeddings, gallery_labels)
         gallery_labels = gallery_labels.to(embeddings.device)
         num_relevant = _count_relevant(labels, gallery_labels)
+        everything = (
+            torch.cat([embeddings, gallery_embeddings.to(embeddings)]),
+            torch.cat([labels, gallery_labels]),
+        )
 
     most = max(1, *ks, int(num_relevant.max()) if len(labels) else 0)
-    columns: list[list[Tensor]] = [[] for _ in range(len(ks) + 2)]
+    columns: dict[str, list[Tensor]] = {}
     start = 0
-    for found in _neighbour_blocks(embeddings, gallery_embeddings, most, None):
+    for found in neighbour_blocks(embeddings, gallery_embeddings, most):
         block = slice(start, start + len(found))
         hits = gallery_labels[found] == labels[block, None]
-        per_query = [_found_within(hits, k) for k in ks]
-        per_query += [_average_precision_at_r(hits, num_relevant[block]), _precision_at_r(hits, num_relevant[block])]
-        for column, values in zip(columns, per_query, strict=True):
-            column.append(values)
+        per_query = {f"recall_at_{k}": _found_within(hits, k) for k in ks} | _within_r(hits, num_relevant[block])
+        for name, values in per_query.items():
+            columns.setdefault(name, []).append(values)
         start = block.stop
-    names = [f"recall_at_{k}" for k in ks] + ["map_at_r", "r_precision"]
-    return {n: _mean_over_answerable(torch.cat(c), num_relevant) for n, c in zip(names, columns, strict=True)}
+    metrics = {name: _mean_over_answerable(torch.cat(column), num_relevant) for name, column in columns.items()}
+    if not marp:
+        del metrics["marp"]
+    if reid_draws:
+        recall = reid_recall(*everything, ks=ks, draws=reid_draws)
+        metrics |= {f"reid_recall_at_{k}": value for k, value in recall.items()}
+    if nmi_runs:
+        metrics["nmi"] = nmi(*everything, runs=nmi_runs)
+    return metrics
 
 
-def nmi(
-    embeddings: Tensor,
-    labels: Tensor,
-    *,
-    runs: int = 1,
-    seed: int = 0,
-    cluster: Callable[..., Tensor] | None = None,
-) -> float:
-    """Compute the normalised mutual information of classes and as many k-means clusters.
-
-    Dear: with the 11 thousand classes of Stanford Online Products one k-means takes minutes.
-
-    Args:
-        embeddings: Shape (N, d); L2-normalised here.
-        labels: Classes, shape (N,).
-        runs: k-means runs to average over; the usual protocol takes 10.
-        seed: Seed of the first run; the others follow with seed + 1, seed + 2, ...
-        cluster: `cluster(features, num_clusters, seed=...)` giving one cluster index per row, in place of this
-            package's `kmeans`.
-
-    Returns:
-        NMI in [0, 1] with arithmetic normalisation, the mean over the runs.
-
-    Raises:
-        InputError: If shapes do not fit, runs is below 1, or an embedding is NaN or infinite.
-    """
-    if runs < 1:
-        raise InputError(f"NMI cannot be averaged over runs = {runs}: give at least 1")
-    _check_labels(embeddings, labels)
-    features = _prepare(embeddings, "embeddings")
-    num_classes = len(torch.unique(labels))
-    scores = []
-    for run in range(runs):
-        clusters = (cluster or kmeans)(features, num_classes, seed=seed + run)
-        scores.append(normalized_mutual_info_score(labels.cpu().numpy(), clusters.cpu().numpy()))
-    return float(sum(scores) / runs)
-
-
-@torch.no_grad()
-def _neighbour_blocks(queries: Tensor, gallery: Tensor | None, k: int, block_size: int | None) -> Iterator[Tensor]:
-    leave_one_out = gallery is None
-    queries = _prepare(queries, "queries")
-    gallery = queries if gallery is None else _prepare(gallery, "gallery").to(queries.device)
-    if gallery.shape[1] != queries.shape[1]:
-        raise InputError(
-            f"queries of width {queries.shape[1]} cannot be compared with a gallery of width {gallery.shape[1]}: "
-            "embed both with the same model"
-        )
-    if block_size is None:
-        block_size = max(1, _BLOCK_BYTES // (4 * len(gallery)))
-    if block_size < 1:
-        raise InputError(f"block_size = {block_size} compares nothing: give at least 1, or None")
-    k = min(k, len(gallery) - leave_one_out)
-    buffer = queries.new_empty(min(block_size, len(queries)), len(gallery))
-    for start in range(0, len(queries), block_size):
-        block = queries[start : start + block_size]
-        # out= also keeps a surrounding autocast from rounding the similarities to 16 bits.
-        similarities = torch.mm(block, gallery.T, out=buffer[: len(block)])
-        if leave_one_out:
-            similarities.diagonal(start).fill_(-torch.inf)
-        yield _largest(similarities, k)
-
-
-def _largest(similarities: Tensor, k: int) -> Tensor:
-    """Return the column indices of each row's k largest values, descending, equal ones by lower index first."""
-    values, indices = similarities.topk(min(k + 1, similarities.shape[1]), dim=1)
-    values, beyond, indices = values[:, :k], values[:, k:], indices[:, :k]
-    # topk takes an arbitrary one where the k-th largest value occurs more often than there is room for.
-    cut = (beyond == values[:, -1:]).any(dim=1)
-    if cut.any():
-        rows, last = similarities[cut], values[cut, -1:]
-        index = torch.arange(1, rows.shape[1] + 1, dtype=torch.int32, device=rows.device)
-        order = torch.where(rows > last, 0, torch.where(rows == last, index, len(index) + 1))
-        indices[cut] = order.topk(k, dim=1, largest=False).indices
-        values[cut] = rows.gather(1, indices[cut])
-    indices, by_index = indices.sort(dim=1)
-    by_value = values.gather(1, by_index).argsort(dim=1, descending=True, stable=True)
-    return indices.gather(1, by_value)
-
-
-def _prepare(embeddings: Tensor, name: str) -> Tensor:
-    """Check embeddings and return them in float32 with rows of length 1."""
-    if embeddings.ndim != 2 or not len(embeddings):
-        raise InputError(f"{name} of shape {tuple(embeddings.shape)} cannot be compared: give (images, d), images >= 1")
-    embeddings = embeddings.detach().float()
-    broken = (~embeddings.isfinite().all(dim=1)).nonzero().flatten()
-    if len(broken):
-        raise InputError(
-            f"{len(broken)} of {len(embeddings)} rows of {name} are NaN or infinite, the first is row "
-            f"{int(broken[0])}: training has diverged (try a lower learning rate) or the images are broken"
-        )
-    # Scaled by its largest entry first, a row of 1e30 or 1e-30 keeps its direction in float32.
-    peak = embeddings.abs().amax(dim=1, keepdim=True)
-    return normalize(embeddings / peak.where(peak > 0, 1.0))
+def _check_ks(ks: Sequence[int]) -> None:
+    if any(k < 1 for k in ks):
+        raise InputError(f"Recall@K cannot be computed for K in {list(ks)}: every K must be at least 1")
 
 
 def _check_labels(embeddings: Tensor, labels: Tensor) -> None:
@@ -282,23 +269,19 @@ def _found_within(hits: Tensor, k: int) -> Tensor:
     return hits[:, :k].any(dim=1).float()
 
 
-def _within_r(hits: Tensor, num_relevant: Tensor) -> Tensor:
+def _within_r(hits: Tensor, num_relevant: Tensor) -> dict[str, Tensor]:
+    """Return the metrics that look at each query's R nearest images, by name, shape (Q,) each."""
     if len(num_relevant) and hits.shape[1] < num_relevant.max():
         raise InputError(
             f"{hits.shape[1]} neighbours do not reach R = {int(num_relevant.max())}: look for max(num_relevant) of them"
         )
-    return hits & (torch.arange(hits.shape[1], device=hits.device) < num_relevant[:, None])
-
-
-def _average_precision_at_r(hits: Tensor, num_relevant: Tensor) -> Tensor:
-    within = _within_r(hits, num_relevant)
+    hits = hits[:, : int(num_relevant.max())] if len(num_relevant) else hits
     ranks = torch.arange(1, hits.shape[1] + 1, device=hits.device)
-    precision = within.cumsum(dim=1, dtype=torch.float32) / ranks
-    return (precision * within).sum(dim=1) / num_relevant.clamp(min=1)
-
-
-def _precision_at_r(hits: Tensor, num_relevant: Tensor) -> Tensor:
-    return _within_r(hits, num_relevant).sum(dim=1) / num_relevant.clamp(min=1)
+    hits = hits & (ranks <= num_relevant[:, None])
+    precision = hits.cumsum(dim=1, dtype=torch.float32) / ranks
+    summed, found = (precision * hits).sum(dim=1), hits.sum(dim=1)
+    r = num_relevant.clamp(min=1)
+    return {"map_at_r": summed / r, "r_precision": found / r, "marp": summed / found.clamp(min=1)}
 
 
 def _mean_over_answerable(values: Tensor, num_relevant: Tensor) -> float:

@@ -16,6 +16,7 @@ from divconq_pl.data.glyphs import Glyphs
 from divconq_pl.data.image_folder import ImageFolder
 from divconq_pl.data.inshop import InShop
 from divconq_pl.data.sop import StanfordOnlineProducts
+from divconq_pl.data.splitting import split_by_class
 from divconq_pl.data.transforms import glyph_test, glyph_train, image_test, image_train
 from divconq_pl.data.vehicle_id import VehicleID
 
@@ -38,5 +39,6 @@ __all__ = [
     "hold_out",
     "image_test",
     "image_train",
+    "split_by_class",
     "split_classes",
 ]

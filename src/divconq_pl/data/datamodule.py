@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -13,6 +13,7 @@ from divconq_pl.errors import InputError
 from divconq_pl.sampling import ClusterBatchSampler, check_batch
 
 Loader = DataLoader[Any]
+ValidateOn = Literal["val", "test"]
 
 
 class RetrievalDataModule(pl.LightningDataModule):
@@ -26,6 +27,8 @@ class RetrievalDataModule(pl.LightningDataModule):
         images_per_class: M; must divide ``batch_size``.
         num_workers: processes that load images; 0 loads them in the process that trains.
         eval_batch_size: images per batch in evaluation.
+        validate_on: ``"val"``, the validation part, or ``"test"``, the test part: an epoch that is chosen by it has
+            seen the test classes, which inflates the results, as those of most papers are. None to validate on nothing.
         seed: seed of the batches and of random transforms, which depend on it, the image and the epoch alone.
 
     Raises:
@@ -46,6 +49,7 @@ class RetrievalDataModule(pl.LightningDataModule):
         images_per_class: int = 4,
         num_workers: int = 0,
         eval_batch_size: int = 256,
+        validate_on: ValidateOn | None = "val",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -54,6 +58,8 @@ class RetrievalDataModule(pl.LightningDataModule):
             raise InputError(f"num_workers={num_workers} is negative; use 0 or more")
         if eval_batch_size < 1:
             raise InputError(f"eval_batch_size={eval_batch_size} is too small; use 1 or more")
+        if validate_on not in (*get_args(ValidateOn), None):
+            raise InputError(f"validate_on={validate_on!r} is unknown; choose 'val', 'test' or None")
         self.dataset = dataset
         self.train_transform = train_transform
         self.test_transform = test_transform
@@ -61,6 +67,7 @@ class RetrievalDataModule(pl.LightningDataModule):
         self.images_per_class = images_per_class
         self.num_workers = num_workers
         self.eval_batch_size = eval_batch_size
+        self.validate_on = validate_on
         self.seed = seed
         self._splits: Splits | None = None
 
@@ -70,6 +77,17 @@ class RetrievalDataModule(pl.LightningDataModule):
         if self._splits is None:
             self._splits = self.dataset.splits()
         return self._splits
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is anything to validate on."""
+        return self.validate_on == "test" or (self.validate_on == "val" and self.splits.val is not None)
+
+    @property
+    def tested(self) -> tuple[RetrievalDataset, ...]:
+        """The test images as they are: one data set, or query and gallery."""
+        test = self.splits.test
+        return test if isinstance(test, tuple) else (test,)
 
     def prepare_data(self) -> None:
         """Let one process per machine fill the caches."""
@@ -93,13 +111,15 @@ class RetrievalDataModule(pl.LightningDataModule):
         return self._loader(data, batch_sampler=batches)
 
     def val_dataloader(self) -> Loader | list[Loader]:
-        """Return the validation part in order; an empty list if there is none."""
-        return [] if self.splits.val is None else self._evaluation(self.splits.val)
+        """Return what to validate on in order; an empty list if there is nothing."""
+        if self.validate_on == "test":
+            return self.test_dataloader()
+        return [] if not self.validates or self.splits.val is None else self._evaluation(self.splits.val)
 
     def test_dataloader(self) -> Loader | list[Loader]:
         """Return the test part in order; [query, gallery] where it has these."""
-        test = self.splits.test
-        return [self._evaluation(part) for part in test] if isinstance(test, tuple) else self._evaluation(test)
+        loaders = [self._evaluation(part) for part in self.tested]
+        return loaders if len(loaders) > 1 else loaders[0]
 
     def predict_dataloader(self) -> Loader | list[Loader]:
         """Return the same as :meth:`test_dataloader`."""

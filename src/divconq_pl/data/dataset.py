@@ -292,7 +292,8 @@ def split_classes(
         seed: seed of the draw.
 
     Returns:
-        Names of the training, validation and test classes, disjoint, each in the order of ``classes``.
+        Names of the training, validation and test classes, disjoint, each in the order of ``classes``. The test classes
+        do not depend on ``val_fraction``.
 
     Raises:
         InputError: if the fractions are no shares of a whole, or there are too few classes.
@@ -315,7 +316,7 @@ def split_classes(
     part = np.zeros(n, dtype=int)
     drawn = np.random.default_rng(seed).permutation(n)
     part[drawn[: sizes[0]]] = 1
-    part[drawn[sizes[0] : sum(sizes)]] = 2
+    part[drawn[n - sizes[1] :]] = 2  # the same classes however many are for validation
     train, val, test = ([name for name, p in zip(classes, part, strict=True) if p == which] for which in range(3))
     return train, val, test
 

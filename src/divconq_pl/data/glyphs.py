@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, features
 from tqdm import tqdm
 
-from divconq_pl.data.dataset import ArrayDataset, Splits, split_classes
+from divconq_pl.data.dataset import ArrayDataset, Splits
+from divconq_pl.data.splitting import split_by_class
 from divconq_pl.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -76,6 +77,9 @@ class Glyphs:
         size: height and width of the images in pixels.
         val_fraction: share of the classes for validation, 0 for none.
         test_fraction: share of the classes for the test.
+        fold: for cross-validation, in place of ``val_fraction``: which of ``num_folds`` equal shares of the classes
+            that are not for the test is for validation.
+        num_folds: number of folds.
         seed: seed of all draws.
 
     Raises:
@@ -93,6 +97,8 @@ class Glyphs:
         size: int = 32,
         val_fraction: float = 0.2,
         test_fraction: float = 0.3,
+        fold: int | None = None,
+        num_folds: int = 4,
         seed: int = 0,
     ) -> None:
         if not 0 <= rotation <= 180:
@@ -113,6 +119,8 @@ class Glyphs:
         self.size = size
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
+        self.fold = fold
+        self.num_folds = num_folds
         self.seed = seed
 
     @property
@@ -136,8 +144,14 @@ class Glyphs:
             names,
             origins=[FACES[face] for face in rendered.faces.tolist()],
         )
-        train, val, test = split_classes(names, self.val_fraction, self.test_fraction, self.seed)
-        return Splits(data.with_classes(train), data.with_classes(val) if val else None, data.with_classes(test))
+        return split_by_class(
+            data,
+            self.val_fraction,
+            self.test_fraction,
+            fold=self.fold,
+            num_folds=self.num_folds,
+            seed=self.seed,
+        )
 
     @property
     def _header(self) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
-from divconq_pl.data.dataset import FileDataset, Splits, split_classes
+from divconq_pl.data.dataset import FileDataset, Splits, hold_out
 from divconq_pl.data.samples import (
     OnBadImage,
     check_gallery,
@@ -22,6 +22,7 @@ from divconq_pl.data.samples import (
     single,
     unreadable,
 )
+from divconq_pl.data.splitting import split_by_class
 from divconq_pl.errors import InputError
 
 Sample = tuple[str, str]
@@ -48,6 +49,9 @@ class ImageFolder:
         val_fraction: share of the classes (of the training classes, if the test classes are given) for validation,
             0 for none.
         test_fraction: share of the classes for the test, for the first layout without lists.
+        fold: for cross-validation, in place of ``val_fraction``: which of ``num_folds`` equal shares of the classes
+            that are not for the test is for validation.
+        num_folds: number of folds.
         on_bad_image: ``"stop"`` with the name of the file when it is read, or ``"skip"``: decode every image once
             beforehand and leave out those that cannot be.
         seed: seed of the split.
@@ -65,6 +69,8 @@ class ImageFolder:
         test_classes: Sequence[str] | None = None,
         val_fraction: float = 0.2,
         test_fraction: float = 0.3,
+        fold: int | None = None,
+        num_folds: int = 4,
         on_bad_image: OnBadImage = "stop",
         seed: int = 0,
     ) -> None:
@@ -75,9 +81,13 @@ class ImageFolder:
         check_on_bad_image(on_bad_image)
         if val_classes is not None and train_classes is None and test_classes is None:
             raise InputError("val_classes are listed without train_classes or test_classes; list one of these, too")
+        if val_classes is not None and fold is not None:
+            raise InputError(f"fold={fold} holds classes out for validation, but val_classes lists some; leave one out")
         self.train_classes, self.val_classes, self.test_classes = train_classes, val_classes, test_classes
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
+        self.fold = fold
+        self.num_folds = num_folds
         self.on_bad_image = on_bad_image
         self.seed = seed
 
@@ -103,10 +113,11 @@ class ImageFolder:
         parts = {name: self._samples(root / name) for name in (*layout, "val") if name in found}
         _warn_of_shared_classes(parts)
         train = _dataset(parts["train"])
-        if "val" in parts:
-            return Splits(train, _dataset(parts["val"]), self._test_part(parts))
-        kept, val, _ = split_classes(train.classes, self.val_fraction, 0, self.seed)
-        return Splits(train.with_classes(kept), train.with_classes(val) if val else None, self._test_part(parts))
+        if "val" not in parts:
+            return Splits(*self._hold_out(train), self._test_part(parts))
+        if self.fold is not None:
+            raise InputError(f"{str(root)!r} has its own val folder; leave out fold")
+        return Splits(train, _dataset(parts["val"]), self._test_part(parts))
 
     def _test_part(self, parts: dict[str, list[Sample]]) -> FileDataset | tuple[FileDataset, FileDataset]:
         if "query" not in parts:
@@ -118,12 +129,25 @@ class ImageFolder:
 
     def _split_by_class(self, samples: list[Sample]) -> Splits:
         data = _dataset(samples)
-        train, val, test = self._choose_classes(data.classes)
-        return Splits(data.with_classes(train), data.with_classes(val) if val else None, data.with_classes(test))
-
-    def _choose_classes(self, classes: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
         if self.train_classes is None and self.test_classes is None:
-            return split_classes(classes, self.val_fraction, self.test_fraction, self.seed)
+            return split_by_class(
+                data,
+                self.val_fraction,
+                self.test_fraction,
+                fold=self.fold,
+                num_folds=self.num_folds,
+                seed=self.seed,
+            )
+        train, val, test = map(data.with_classes, self._listed_classes(data.classes))
+        if self.val_classes is not None:
+            return Splits(train, val if val.classes else None, test)
+        return Splits(*self._hold_out(train), test)
+
+    def _hold_out(self, train: FileDataset) -> tuple[FileDataset, FileDataset | None]:
+        return hold_out(train, self.val_fraction, fold=self.fold, num_folds=self.num_folds, seed=self.seed)
+
+    def _listed_classes(self, classes: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+        """Return the classes of each part; those not listed are for training or test, whichever has no list."""
         given = {"train": self.train_classes, "val": self.val_classes, "test": self.test_classes}
         lists = {part: list(names or ()) for part, names in given.items()}
         listed = [name for names in lists.values() for name in names]
@@ -135,11 +159,7 @@ class ImageFolder:
             if times > 1:
                 raise InputError(f"the class {name!r} is listed {times} times; the parts must not share classes")
         rest = [name for name in classes if name not in set(listed)]
-        train, test = lists["train"] or rest, lists["test"] or rest
-        if self.val_classes is not None:
-            return train, lists["val"], test
-        train, val, _ = split_classes(train, self.val_fraction, 0, self.seed)
-        return train, val, test
+        return lists["train"] or rest, lists["val"], lists["test"] or rest
 
     def _samples(self, folder: Path) -> list[Sample]:
         """List the images of a folder of classes, sorted by class and file name."""
