@@ -210,7 +210,8 @@ def test_folds_hold_out_other_classes_and_keep_the_test(composed, dataset):
         instantiate(composed(f"dataset={dataset}", f"dataset.fold={fold}", "dataset.num_folds=2").data).splits
         for fold in range(2)
     ]
-    assert folds[0].test.classes == folds[1].test.classes
+    tests = [parts.test if isinstance(parts.test, tuple) else (parts.test,) for parts in folds]
+    assert [part.classes for part in tests[0]] == [part.classes for part in tests[1]]
     assert folds[0].train.classes == folds[1].val.classes
     assert folds[0].val.classes == folds[1].train.classes
 

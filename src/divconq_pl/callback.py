@@ -425,8 +425,7 @@ class DivideConquerCallback(_compat.CallbackBase):
                     f"split_depth of {state_dict['depth']} or more instead of {self._subspaces.split_depth}"
                 )
             self._use(self.division.merged(state_dict["depth"]), since=state_dict["since"])
-        plain = state_dict["masks"] is None and not divided  # what was not divided yet may be from now on
-        if isinstance(self._subspaces, LearnedSubspaces) and not plain:
+        if isinstance(self._subspaces, LearnedSubspaces):
             if state_dict["masks"] is None or state_dict["masks"].shape != self._subspaces.masks_state().shape:
                 raise InputError(
                     "the checkpoint holds no masks that fit; resume with its own subspaces and split_depth"
