@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from divconq_pl.app import CONFIG_KEY, run_command
-from divconq_pl.checkpoint import build_trusted, load_embedder, read_checkpoint
+from divconq_pl.checkpoint import build_trusted, check_trusted, load_embedder, read_checkpoint
 from divconq_pl.errors import InputError
 from divconq_pl.report import print_results, write_json
 
@@ -26,6 +26,9 @@ def main(cfg: DictConfig) -> None:
         raise InputError("no checkpoint given; use checkpoint=PATH, a run leaves its own in its folder 'checkpoints'")
     content = read_checkpoint(cfg.checkpoint)
     module = load_embedder(content, instantiate(cfg.backbone))
+    for key in ("image_size", "preprocessing"):
+        if cfg[key] is None:  # as in training
+            cfg[key] = check_trusted(content[CONFIG_KEY].get(key), key)
     data = instantiate(cfg.data) if cfg.dataset else build_trusted(content[CONFIG_KEY]["data"], "dataset")
     trainer = instantiate(cfg.trainer, logger=False)
     results = {**trainer.test(module, data, verbose=False)[0], "name": Path(cfg.checkpoint).name}

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "divconq_pl"
 FLOORS = {
     1: {"errors", "clustering", "division", "subspaces", "sampling", "schedule", "retrieval", "summary"},
-    2: {"conventions", "features", "isolation", "narrowing"},
+    2: {"blocks", "conventions", "features", "isolation", "narrowing"},
     3: {"_compat", "callback", "feature_pass", "module", "routing"},
     4: {"app", "backbones", "checkpoint", "data", "pictures", "plots", "report"},
 }

@@ -12,6 +12,7 @@ from divconq_pl.data.dataset import (
 )
 from divconq_pl.data.glyphs import Glyphs
 from divconq_pl.data.image_folder import ImageFolder
+from divconq_pl.data.preprocessing import Preprocessing
 from divconq_pl.data.transforms import glyph_test, glyph_train, image_test, image_train
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "FileDataset",
     "Glyphs",
     "ImageFolder",
+    "Preprocessing",
     "RetrievalDataModule",
     "RetrievalDataset",
     "SplitSource",
