@@ -40,18 +40,20 @@ def _recomputed(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     def first_and_second() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _statistics_kept(block)
 
-    return checkpoint(forward, *args, use_reentrant=False, context_fn=first_and_second, **kwargs)
+    # A DenseNet goes on to fill the list that it gives to its layers.
+    inputs = [list(value) if isinstance(value, list) else value for value in args]
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=first_and_second, **kwargs)
 
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Let BatchNorm layers normalise by the batch, but not count it."""
-    counting = [part for part in block.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
-    counting = [part for part in counting if part.training]
-    for part in counting:
-        part.track_running_stats = False
+    """Let BatchNorm layers update copies of their statistics, which are then forgotten."""
+    layers = [part for part in block.modules() if isinstance(part, _BatchNorm) and part.training]
+    kept = [(layer, name, value) for layer in layers for name, value in layer.named_buffers(recurse=False)]
+    for layer, name, value in kept:
+        setattr(layer, name, value.clone())
     try:
         yield
     finally:
-        for part in counting:
-            part.track_running_stats = True
+        for layer, name, value in kept:
+            setattr(layer, name, value)
