@@ -90,5 +90,6 @@ def _by_timm(network: Any) -> list[list[nn.Parameter]]:
     groups = group_parameters(network, network.group_matcher())
     depths = [[names[name] for name in groups[i]] for i in sorted(groups)]
     if len(depths) > 1 and all(parameter.ndim < 2 for parameter in depths[-1]):
-        depths[-2] += depths.pop()
+        last = depths.pop()
+        depths[-1] += last
     return depths
