@@ -80,7 +80,8 @@ def test_every_group_of_the_documentation_is_there():
 
 @pytest.mark.parametrize(("group", "name"), [pytest.param(*choice, id="=".join(choice)) for choice in CHOICES])
 def test_every_choice_builds_a_whole_run(composed, group, name):
-    cfg = composed(f"{group}={name}", *needed(group, name))
+    photographs = ["dataset=image_folder"] if group == "backbone" else []  # glyphs of 16 pixels are too small for some
+    cfg = composed(f"{group}={name}", *photographs, *needed(group, name))
     data = instantiate(cfg.data)
     assert isinstance(data, RetrievalDataModule)
     cfg.num_classes = len(data.splits.train.classes)

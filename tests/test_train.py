@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -172,6 +173,27 @@ def test_evaluation_gives_the_numbers_of_the_run(call, sweep, results, tmp_path)
     assert set(again) == {*TESTED, "name"}
     assert {name: again[name] for name in TESTED} == pytest.approx({name: results[1][name] for name in TESTED})
     assert f"{100 * results[1]['test/map_at_r']:.2f}" in out
+
+
+def test_evaluation_on_a_folder_gives_images_as_in_training(call, tmp_path):
+    rng = np.random.default_rng(0)
+    for c in range(15):
+        (tmp_path / "photographs" / str(c)).mkdir(parents=True)
+        for i in range(6):
+            pixels = rng.integers(0, 256, (1, 1, 3)) + rng.integers(-60, 60, (40, 50, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / "photographs" / str(c) / f"{i}.png")
+    folder = ["dataset=image_folder", "dataset.root=photographs", "trainer.enable_progress_bar=false"]
+    # A network whose weights expect another mean, interpolation and size than ImageNet's usual ones.
+    network = ["backbone=timm", "backbone.name=test_vit.r160_in1k", "image_size=48", "data.batch_size=16"]
+    assert call("train.py", *folder, *network, "divide=none", "trainer.max_epochs=1", "hydra.run.dir=run")[0] == 0
+    best = "checkpoint=run/checkpoints/best.ckpt"
+    assert call("evaluate.py", best, "json=own.json")[0] == 0
+    assert call("evaluate.py", best, *folder, "json=named.json")[0] == 0
+    assert (
+        call("evaluate.py", best, *folder, "preprocessing={_target_: divconq_pl.data.Preprocessing}", "json=x")[0] == 0
+    )
+    own, named, other = (json.loads((tmp_path / name).read_text()) for name in ("own.json", "named.json", "x"))
+    assert own == named != other
 
 
 # Many images of a character in each typeface: long epochs, so that Ctrl-C comes in the middle of one.
