@@ -189,9 +189,8 @@ def test_evaluation_on_a_folder_gives_images_as_in_training(call, tmp_path):
     best = "checkpoint=run/checkpoints/best.ckpt"
     assert call("evaluate.py", best, "json=own.json")[0] == 0
     assert call("evaluate.py", best, *folder, "json=named.json")[0] == 0
-    assert (
-        call("evaluate.py", best, *folder, "preprocessing={_target_: divconq_pl.data.Preprocessing}", "json=x")[0] == 0
-    )
+    usual = "preprocessing={_target_: divconq_pl.data.Preprocessing}"
+    assert call("evaluate.py", best, *folder, usual, "json=x")[0] == 0
     own, named, other = (json.loads((tmp_path / name).read_text()) for name in ("own.json", "named.json", "x"))
     assert own == named != other
 

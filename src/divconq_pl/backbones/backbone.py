@@ -21,7 +21,7 @@ class Backbone(nn.Module):
         out_features: D, width of its output.
         freeze_batchnorm: keep BatchNorm layers in evaluation mode. Only for networks with trained statistics.
         grad_checkpointing: compute what is inside a block again in the backward pass instead of keeping it: the same
-            gradients for less memory and about a third more time.
+            gradients for a fraction of the memory and about a quarter more time.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Backbone(nn.Module):
         grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        # Convolutions are up to twice as fast, the rest as fast as before; the layout of the weights carries over.
+        # Most convolutional networks are faster so, others no slower; the layout of the weights carries over.
         self.network = network.to(memory_format=torch.channels_last)
         self.out_features = out_features
         self.freeze_batchnorm = freeze_batchnorm
