@@ -6,6 +6,7 @@ python evaluate.py checkpoint=outputs/.../checkpoints/best.ckpt
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.utils import instantiate
@@ -26,15 +27,22 @@ def main(cfg: DictConfig) -> None:
         raise InputError("no checkpoint given; use checkpoint=PATH, a run leaves its own in its folder 'checkpoints'")
     content = read_checkpoint(cfg.checkpoint)
     module = load_embedder(content, instantiate(cfg.backbone))
-    for key in ("image_size", "preprocessing"):
-        if cfg[key] is None:  # as in training
-            cfg[key] = check_trusted(content[CONFIG_KEY].get(key), key)
-    data = instantiate(cfg.data) if cfg.dataset else build_trusted(content[CONFIG_KEY]["data"], "dataset")
+    own = content[CONFIG_KEY]["data"]
+    data = instantiate(_as_trained(cfg, content).data) if cfg.dataset else build_trusted(own, "dataset")
     trainer = instantiate(cfg.trainer, logger=False)
     results = {**trainer.test(module, data, verbose=False)[0], "name": Path(cfg.checkpoint).name}
     if cfg.json:
         write_json(cfg.json, results)
     print_results([results], title="Unseen classes")
+
+
+def _as_trained(cfg: DictConfig, content: dict[str, Any]) -> DictConfig:
+    """Give other images to the network of a checkpoint as it was given those of the training, unless told otherwise."""
+    cfg = cfg.copy()
+    for key in ("image_size", "preprocessing"):
+        if cfg[key] is None:
+            cfg[key] = check_trusted(content[CONFIG_KEY].get(key), key)
+    return cfg
 
 
 if __name__ == "__main__":

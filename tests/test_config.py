@@ -165,10 +165,15 @@ def test_a_backbone_follows_the_images_channels_and_size(composed, name):
 def test_images_are_given_as_the_weights_expect_them(overrides, mean, resize, size):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", ["dataset=image_folder", "dataset.root=nowhere", *overrides])
-    first, crop, *_, normalised = instantiate(cfg.data.test_transform).transforms
-    assert (first.size, crop.size, normalised.mean[0]) == ([resize], (size, size), mean)
-    crop, *_, normalised = instantiate(cfg.data.train_transform).transforms
-    assert (crop.size, normalised.mean[0]) == ((size, size), mean)
+    test, train = instantiate(cfg.data.test_transform), instantiate(cfg.data.train_transform)
+    deviation = 0.5 if mean == 0.5 else 0.229
+    for transform in (test, train):
+        white = transform(Image.new("RGB", (300, 300), "white"))
+        assert white.shape == (3, size, size)
+        assert float(white[0, 0, 0]) == pytest.approx((1 - mean) / deviation)
+    ramp = np.tile(np.arange(250, dtype=np.uint8)[None, :, None], (250, 1, 3))
+    left_out = (test(Image.fromarray(ramp))[0, 0, 0] * deviation + mean) * 255  # columns on the left
+    assert float(left_out) / 250 == pytest.approx((resize - size) / 2 / resize, abs=0.005)
     if "dino" in overrides[0]:
         with torch.device("meta"):
             backbone = instantiate(cfg.backbone)
