@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from divconq_pl.app import CONFIG_KEY, run_command
-from divconq_pl.checkpoint import build_trusted, load_embedder, read_checkpoint
+from divconq_pl.checkpoint import build_trusted, check_trusted, load_embedder, read_checkpoint
 from divconq_pl.data import RetrievalDataModule, RetrievalDataset
 from divconq_pl.errors import InputError
 from divconq_pl.evaluation import (
@@ -74,14 +74,18 @@ def main(cfg: DictConfig) -> None:
 
 
 def _data(cfg: DictConfig, config: dict[str, Any]) -> RetrievalDataModule:
-    """Return the images that the user names, in as many channels as the network takes, or else those of the checkpoint.
+    """Return the images that the user names, as the network takes them, or else those of the checkpoint.
 
     Args:
         cfg: the configuration of this program.
         config: that of the run that wrote the checkpoint.
     """
+    cfg = cfg.copy()
     if not cfg.backbone:
         cfg.channels = config["channels"]
+    for key in ("image_size", "preprocessing"):
+        if cfg[key] is None:
+            cfg[key] = check_trusted(config.get(key), key)
     data: RetrievalDataModule
     data = instantiate(cfg.data) if cfg.dataset else build_trusted(config["data"], "dataset")
     check_channels(data, cfg.channels)

@@ -22,7 +22,7 @@ FLOORS = {
         "nmi",
         "summary",
     },
-    2: {"conventions", "features", "isolation", "narrowing"},
+    2: {"blocks", "conventions", "features", "isolation", "narrowing"},
     3: {"_compat", "callback", "feature_pass", "module", "resume", "routing"},
     4: {"app", "backbones", "checkpoint", "data", "evaluation", "export", "pictures", "plots", "report"},
 }

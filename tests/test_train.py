@@ -322,6 +322,26 @@ def test_without_validation_the_last_epoch_is_tested(call, tmp_path):
     assert {name: again[name] for name in TESTED} == pytest.approx({name: found[name] for name in TESTED})
 
 
+def test_evaluation_on_a_folder_gives_images_as_in_training(call, tmp_path):
+    rng = np.random.default_rng(0)
+    for c in range(15):
+        (tmp_path / "photographs" / str(c)).mkdir(parents=True)
+        for i in range(6):
+            pixels = rng.integers(0, 256, (1, 1, 3)) + rng.integers(-60, 60, (40, 50, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / "photographs" / str(c) / f"{i}.png")
+    folder = ["dataset=image_folder", "dataset.root=photographs", "trainer.enable_progress_bar=false"]
+    # A network whose weights expect another mean, interpolation and size than ImageNet's usual ones.
+    network = ["backbone=timm", "backbone.name=test_vit.r160_in1k", "image_size=48", "data.batch_size=16"]
+    assert call("train.py", *folder, *network, "divide=none", "trainer.max_epochs=1", "hydra.run.dir=run")[0] == 0
+    best = "checkpoint=run/checkpoints/best.ckpt"
+    assert call("evaluate.py", best, "json=own.json")[0] == 0
+    assert call("evaluate.py", best, *folder, "json=named.json")[0] == 0
+    usual = "preprocessing={_target_: divconq_pl.data.Preprocessing}"
+    assert call("evaluate.py", best, *folder, usual, "json=x")[0] == 0
+    own, named, other = (json.loads((tmp_path / name).read_text()) for name in ("own.json", "named.json", "x"))
+    assert own == named != other
+
+
 # Many images of a character in each typeface: long epochs, so that Ctrl-C comes in the middle of one.
 LONG = [*TINY, "dataset.images_per_typeface=10", "logger=csv", "divide={split_depth: 1, warmup_epochs: 0}"]
 

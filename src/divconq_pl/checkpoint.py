@@ -51,13 +51,22 @@ def build_trusted(config: dict[str, Any], name: str) -> Any:
     Raises:
         InputError: if it names anything else; a file must not choose what code is run.
     """
+    return instantiate(check_trusted(config, name))
+
+
+def check_trusted(config: Any, name: str) -> Any:
+    """Return a part of a checkpoint's configuration, if all it names to be built is a part of this package.
+
+    Raises:
+        InputError: as :func:`build_trusted`.
+    """
     for target in _targets(config):
         if not _is_trusted(target):
             raise InputError(
                 f"the checkpoint names {target} for its {name}, which is not a part of divconq-pl; give it "
                 f"yourself with {name}=..."
             )
-    return instantiate(config)
+    return config
 
 
 def load_embedder(content: dict[str, Any], backbone: nn.Module | None = None) -> DivideConquerModule:

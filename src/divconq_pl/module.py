@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, DistributedSampler
 
 from divconq_pl import _compat
+from divconq_pl.blocks import parameters_by_depth
 from divconq_pl.errors import InputError
 from divconq_pl.nearest import unit_rows
 from divconq_pl.retrieval import retrieval_metrics
@@ -33,6 +34,9 @@ class DivideConquerModule(pl.LightningModule):
         miner: any miner of pytorch-metric-learning.
         optimizer: makes the optimiser from parameter groups, such as ``partial(torch.optim.Adam, lr=1e-5)``.
         lr_scheduler: makes a learning-rate scheduler from the optimiser; stepped once per epoch.
+        layer_decay: learning rate of a layer or block of the backbone, as a multiple of that of the next one; the
+            last block's is this multiple of the optimiser's. 0.65 to 0.8 is usual for pretrained vision transformers
+            (Bao et al., BEiT, 2022); 1 gives them all the optimiser's.
         embedding_lr_factor: learning rate of the embedding layer, as a multiple of the optimiser's.
         loss_lr_factor: learning rate of the loss's own parameters, as a multiple of the optimiser's.
         dropout: share of the features that is zeroed in training (the authors' code: 0.01).
@@ -61,6 +65,7 @@ class DivideConquerModule(pl.LightningModule):
         *,
         optimizer: Callable[..., Optimizer] = PAPERS_OPTIMIZER,
         lr_scheduler: Callable[[Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
+        layer_decay: float = 1.0,
         embedding_lr_factor: float = 1.0,
         loss_lr_factor: float = 1.0,
         dropout: float = 0.0,
@@ -77,6 +82,8 @@ class DivideConquerModule(pl.LightningModule):
             )
         if embedding_dim < 1:
             raise InputError(f"embedding_dim={embedding_dim} must be at least 1")
+        if not 0 < layer_decay <= 1:
+            raise InputError(f"layer_decay={layer_decay} is not possible; use 1, or a little less, such as 0.75")
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.embedding = nn.Linear(features, embedding_dim)
@@ -88,6 +95,7 @@ class DivideConquerModule(pl.LightningModule):
         self.reid_draws = reid_draws
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
+        self._layer_decay = layer_decay
         self._embedding_lr_factor = embedding_lr_factor
         self._loss_lr_factor = loss_lr_factor
         self._evaluated: list[list[tuple[Tensor, Tensor]]] = []
@@ -140,7 +148,7 @@ class DivideConquerModule(pl.LightningModule):
         probe = self._make_optimizer([nn.Parameter(torch.zeros(1))])
         lr, weight_decay = probe.defaults["lr"], probe.defaults.get("weight_decay", 0.0)
         groups = [
-            {"name": "backbone", "params": list(self.backbone.parameters()), "lr": lr},
+            *self._backbone_groups(lr),
             {"name": "embedding", "params": list(self.embedding.parameters()), "lr": lr * self._embedding_lr_factor},
             {"name": "loss", "params": list(self.loss.parameters()), "lr": lr * self._loss_lr_factor},
         ]
@@ -155,6 +163,15 @@ class DivideConquerModule(pl.LightningModule):
             if isinstance(part, LearnedSubspaces)
         ]
         return [group for group in groups if group["params"]]
+
+    def _backbone_groups(self, lr: float) -> list[dict[str, Any]]:
+        if self._layer_decay == 1:
+            return [{"name": "backbone", "params": list(self.backbone.parameters()), "lr": lr}]
+        layers = parameters_by_depth(self.backbone)
+        return [
+            {"name": f"backbone.{i}", "params": parameters, "lr": lr * self._layer_decay ** (len(layers) - i)}
+            for i, parameters in enumerate(layers)
+        ]
 
     def _collect(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> None:
         images, labels = batch

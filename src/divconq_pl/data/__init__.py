@@ -15,6 +15,7 @@ from divconq_pl.data.dataset import (
 from divconq_pl.data.glyphs import Glyphs
 from divconq_pl.data.image_folder import ImageFolder
 from divconq_pl.data.inshop import InShop
+from divconq_pl.data.preprocessing import Preprocessing
 from divconq_pl.data.sop import StanfordOnlineProducts
 from divconq_pl.data.splitting import split_by_class
 from divconq_pl.data.transforms import glyph_test, glyph_train, image_test, image_train
@@ -28,6 +29,7 @@ __all__ = [
     "Glyphs",
     "ImageFolder",
     "InShop",
+    "Preprocessing",
     "RetrievalDataModule",
     "RetrievalDataset",
     "SplitSource",

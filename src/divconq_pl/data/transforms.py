@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torchvision.transforms import v2
 
+from divconq_pl.data.preprocessing import Preprocessing
 from divconq_pl.errors import InputError
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GLYPH_MEAN, GLYPH_STD = 0.12, 0.29
 
 
@@ -43,31 +43,45 @@ def glyph_test(*, channels: int = 1) -> v2.Compose:
     return glyph_train(augment=False, channels=channels)
 
 
-def image_train(size: int = 224, *, color: bool = False) -> v2.Compose:
-    """Crop at random, flip at random, normalise with ImageNet's mean and standard deviation.
+def image_train(
+    size: int | None = None, *, color: bool = False, preprocessing: Preprocessing | None = None
+) -> v2.Compose:
+    """Crop at random, flip at random, and normalise as the network's weights expect it.
 
     Args:
-        size: height and width of the result in pixels.
+        size: height and width of the result in pixels; by default those of ``preprocessing``.
         color: also change colours, the stronger variant of the paper's authors.
+        preprocessing: what the weights expect; by default ImageNet's usual values and 224 pixels, as in the papers.
 
     Returns:
         The transform: an RGB image to float32, shape (3, size, size).
     """
+    expected = preprocessing or Preprocessing()
+    crop = v2.RandomResizedCrop(size or expected.size, interpolation=v2.InterpolationMode(expected.interpolation))
     jitter = [v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), v2.RandomGrayscale(0.2)]
-    return v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *(jitter if color else []), *_imagenet()])
+    return v2.Compose([crop, v2.RandomHorizontalFlip(), *(jitter if color else []), *_normalised(expected)])
 
 
-def image_test(size: int = 224) -> v2.Compose:
-    """Resize the shorter side to 256/224 of ``size``, take the middle, normalise as :func:`image_train` does."""
-    return v2.Compose([v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size), *_imagenet()])
+def image_test(size: int | None = None, *, preprocessing: Preprocessing | None = None) -> v2.Compose:
+    """Resize, take the middle, and normalise as :func:`image_train` does.
+
+    Args:
+        size: height and width of the result in pixels; by default those of ``preprocessing``.
+        preprocessing: what the weights expect; by default a shorter side of 256/224 of ``size``, as in the papers.
+    """
+    expected = preprocessing or Preprocessing()
+    size = size or expected.size
+    side = round(size * expected.resize / expected.size)
+    resize = v2.Resize([side, side] if expected.squash else side, v2.InterpolationMode(expected.interpolation))
+    return v2.Compose([resize, v2.CenterCrop(size), *_normalised(expected)])
 
 
 _BILINEAR = v2.InterpolationMode.BILINEAR
 
 
-def _imagenet() -> list[v2.Transform]:
+def _normalised(expected: Preprocessing) -> list[v2.Transform]:
     return [
         v2.PILToTensor(),
         v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(list(IMAGENET_MEAN), list(IMAGENET_STD)),
+        v2.Normalize(list(expected.mean), list(expected.std)),
     ]
