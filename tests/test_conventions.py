@@ -20,6 +20,7 @@ from divconq_pl.conventions import (
     contiguous,
     dataset_labels,
     find_embedding_layer,
+    image_name,
 )
 from divconq_pl.errors import InputError
 from divconq_pl.subspaces import LearnedSubspaces
@@ -245,3 +246,16 @@ def test_a_data_module_may_have_a_data_set_to_cluster() -> None:
     assert cluster_dataset(SimpleNamespace(datamodule=SimpleNamespace(cluster_dataset=lambda: dataset))) is dataset
     assert cluster_dataset(SimpleNamespace(datamodule=SimpleNamespace())) is None
     assert cluster_dataset(SimpleNamespace(datamodule=None)) is None
+
+
+def test_an_image_has_the_name_that_its_data_set_has_for_it() -> None:
+    named = Images(3, name_of=lambda i: f"{i}.png")
+    torchvision = Images(2, samples=[("a.jpg", 0), ("b.jpg", 1)])
+    assert [image_name(named, i) for i in range(3)] == ["0.png", "1.png", "2.png"]
+    assert image_name(torchvision, 1) == "b.jpg"
+    assert image_name(Images(1, imgs=[("c.jpg", 0)]), 0) == "c.jpg"
+    assert image_name(Subset(ConcatDataset([named, torchvision]), [4, 1]), 0) == "b.jpg"
+    assert image_name(Subset(ConcatDataset([named, torchvision]), [4, 1]), 1) == "1.png"
+    assert [image_name(data, 0) for data in (Images(3), Images(3, samples=np.zeros(3)), Images(3, samples=[]))] == [
+        None
+    ] * 3

@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from divconq_pl import InputError, clustering
 from divconq_pl.clustering import chosen, kmeans
 from divconq_pl.division import Division, divide
+from divconq_pl.feature_pass import _refuse_bad
 from divconq_pl.shards import Features, on_whole
 
 
@@ -187,6 +189,17 @@ def test_what_goes_wrong_in_it_stops_all_processes() -> None:
     wrong = on_each(grid(11, 2, 0), 2, lambda f: on_whole(lambda *_, seed: torch.full((11,), 2))(f, 2, seed=0))
     assert isinstance(wrong[0], InputError)
     assert "one of 0 .. 1 for each image" in str(wrong[0])
+
+
+@pytest.mark.parametrize("bad", [{0: [3, 9], 1: [4, 7, 10, 13], 2: []}, {0: [], 1: [], 2: [8]}])
+def test_bad_features_on_one_process_stop_all_with_the_same_words(bad: dict[int, list[int]]) -> None:
+    refused = on_each(grid(15, 2, 0), 3, lambda f: _refuse_bad(f, bad[f.rank], TensorDataset(torch.zeros(15))))
+    assert all(isinstance(error, InputError) for error in refused)
+    assert len({str(error) for error in refused}) == 1
+    images = sorted(image for some in bad.values() for image in some)
+    first = ", ".join(f"image {i}" for i in images[:3])
+    assert f"the features of {len(images)} of 15 images are NaN or infinite (first: {first});" in str(refused[0])
+    assert on_each(grid(15, 2, 0), 3, lambda f: _refuse_bad(f, [], TensorDataset(torch.zeros(15)))) == [None] * 3
 
 
 def test_a_share_of_the_wrong_size_is_refused() -> None:

@@ -189,20 +189,24 @@ def usable_images(assignment: Tensor, labels: Tensor) -> Tensor:
         >>> usable_images(torch.tensor([0, 0, 1]), torch.tensor([5, 5, 5]))
         tensor([ True,  True, False])
     """
-    classes, class_of = torch.unique(labels, return_inverse=True)
-    _, group, counts = torch.unique(assignment * len(classes) + class_of, return_inverse=True, return_counts=True)
-    shared: Tensor = counts[group] > 1
-    return shared
+    class_of, num_classes = _numbered(labels)
+    group = assignment * num_classes + class_of
+    return torch.bincount(group)[group] > 1
 
 
 def classes_per_cluster(assignment: Tensor, labels: Tensor, num_clusters: int) -> Tensor:
     """Count the classes with at least two images in each cluster, shape (K,); a cluster is usable with two of them."""
-    usable = usable_images(assignment, labels)
-    classes, class_of = torch.unique(labels[usable], return_inverse=True)
-    if not len(classes):
-        return torch.zeros(num_clusters, dtype=torch.int64)
-    groups = torch.unique(assignment[usable] * len(classes) + class_of)
-    return torch.bincount(groups // len(classes), minlength=num_clusters)
+    class_of, num_classes = _numbered(labels)
+    counts = torch.bincount(assignment * num_classes + class_of, minlength=num_clusters * num_classes)
+    return (counts.view(num_clusters, num_classes) > 1).sum(dim=1)
+
+
+def _numbered(labels: Tensor) -> tuple[Tensor, int]:
+    """Return classes from 0 on, and a number that is above all of them; sorted only if they are not so already."""
+    if len(labels) and int(labels.min()) >= 0 and int(labels.max()) < 2 * len(labels):
+        return labels, int(labels.max()) + 1
+    classes, class_of = torch.unique(labels, return_inverse=True)
+    return class_of, len(classes)
 
 
 def check_divisible(labels: Tensor, num_clusters: int) -> None:
