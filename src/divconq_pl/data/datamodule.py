@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from divconq_pl.data.cache import cached
 from divconq_pl.data.dataset import RetrievalDataset, Splits, SplitSource, Transform
 from divconq_pl.errors import InputError
 from divconq_pl.sampling import ClusterBatchSampler, check_batch
@@ -26,6 +28,8 @@ class RetrievalDataModule(pl.LightningDataModule):
         images_per_class: M; must divide ``batch_size``.
         num_workers: processes that load images; 0 loads them in the process that trains.
         eval_batch_size: images per batch in evaluation.
+        cache_dir: folder for decoded and resized images, so that a division and an evaluation read them instead; see
+            :func:`~divconq_pl.data.cached`. None to decode them each time.
         seed: seed of the batches and of random transforms, which depend on it, the image and the epoch alone.
 
     Raises:
@@ -46,6 +50,7 @@ class RetrievalDataModule(pl.LightningDataModule):
         images_per_class: int = 4,
         num_workers: int = 0,
         eval_batch_size: int = 256,
+        cache_dir: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -61,6 +66,7 @@ class RetrievalDataModule(pl.LightningDataModule):
         self.images_per_class = images_per_class
         self.num_workers = num_workers
         self.eval_batch_size = eval_batch_size
+        self.cache_dir = cache_dir
         self.seed = seed
         self._splits: Splits | None = None
 
@@ -107,10 +113,14 @@ class RetrievalDataModule(pl.LightningDataModule):
 
     def cluster_dataset(self) -> RetrievalDataset:
         """Return the training images in their order under the test transform, for the division's feature pass."""
-        return self.splits.train.with_transform(self.test_transform)
+        return self._tested(self.splits.train)
 
     def _evaluation(self, data: RetrievalDataset) -> Loader:
-        return self._loader(data.with_transform(self.test_transform), batch_size=self.eval_batch_size)
+        return self._loader(self._tested(data), batch_size=self.eval_batch_size)
+
+    def _tested(self, data: RetrievalDataset) -> RetrievalDataset:
+        data = data.with_transform(self.test_transform)
+        return data if self.cache_dir is None else cached(data, self.cache_dir)
 
     def _loader(self, data: RetrievalDataset, **batching: Any) -> Loader:
         return DataLoader(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
+from PIL import Image
+from torch import Tensor
 from torchvision.transforms import v2
 
 from divconq_pl.errors import InputError
@@ -62,10 +65,12 @@ def image_train(size: int = 224, *, color: bool = False) -> v2.Compose:
 
 def image_test(size: int = 224) -> CacheableTransform:
     """Resize the shorter side to 256/224 of ``size``, take the middle, normalise as :func:`image_train` does."""
-    return CacheableTransform(_pixels([v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size)]), _imagenet())
+    geometry = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size)]
+    return CacheableTransform(v2.Compose(_pixels(geometry)), v2.Compose(_imagenet()))
 
 
-class CacheableTransform(v2.Compose):
+@dataclass(frozen=True)
+class CacheableTransform:
     """Keep what is costly and never changes apart from the rest, so that its result can be kept on disk.
 
     Args:
@@ -74,10 +79,12 @@ class CacheableTransform(v2.Compose):
         finish: pixels to what the network sees.
     """
 
-    def __init__(self, geometry: Sequence[v2.Transform], finish: Sequence[v2.Transform]) -> None:
-        super().__init__([*geometry, *finish])
-        self.geometry = v2.Compose(geometry)
-        self.finish = v2.Compose(finish)
+    geometry: Callable[[Image.Image], Tensor]
+    finish: Callable[[Tensor], Tensor]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Do both."""
+        return self.finish(self.geometry(image))
 
 
 _BILINEAR = v2.InterpolationMode.BILINEAR
