@@ -118,10 +118,11 @@ def test_parts_of_a_data_set_share_a_file(data: FileDataset, tmp_path: Path, dec
 
 
 def test_another_geometry_has_another_file(data: FileDataset, tmp_path: Path) -> None:
-    for size in (SIZE, 8, SIZE):
-        sized = data.with_transform(image_test(size))
-        assert_like(cached(sized, tmp_path / "cache"), sized)
-    assert len(list((tmp_path / "cache").glob("*.cache"))) == 2
+    squeezed = CacheableTransform(v2.Compose([v2.PILToTensor(), v2.Resize((SIZE, SIZE))]), image_test(SIZE).finish)
+    for transform in (image_test(SIZE), image_test(8), squeezed, image_test(SIZE)):
+        changed = data.with_transform(transform)
+        assert_like(cached(changed, tmp_path / "cache"), changed)
+    assert len(list((tmp_path / "cache").glob("*.cache"))) == 3
 
 
 def test_what_follows_the_geometry_is_done_anew(data: FileDataset, tmp_path: Path) -> None:
