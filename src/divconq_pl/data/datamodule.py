@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ class RetrievalDataModule(pl.LightningDataModule):
         test_transform: image to tensor, everywhere else.
         batch_size: training images per batch and process.
         images_per_class: M; must divide ``batch_size``.
-        num_workers: processes that load images; 0 loads them in the process that trains.
+        num_workers: processes that load images; 0 loads them in the process that trains, None takes one for each core
+            that this process may use, 16 at most, shared among the devices.
         eval_batch_size: images per batch in evaluation.
         cache_dir: folder for decoded and resized images, so that a division and an evaluation read them instead; see
             :func:`~divconq_pl.data.cached`. None to decode them each time.
@@ -48,15 +50,15 @@ class RetrievalDataModule(pl.LightningDataModule):
         *,
         batch_size: int = 64,
         images_per_class: int = 4,
-        num_workers: int = 0,
+        num_workers: int | None = 0,
         eval_batch_size: int = 256,
         cache_dir: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         check_batch(batch_size, images_per_class)
-        if num_workers < 0:
-            raise InputError(f"num_workers={num_workers} is negative; use 0 or more")
+        if num_workers is not None and num_workers < 0:
+            raise InputError(f"num_workers={num_workers} is negative; use 0 or more, or None for one per core")
         if eval_batch_size < 1:
             raise InputError(f"eval_batch_size={eval_batch_size} is too small; use 1 or more")
         self.dataset = dataset
@@ -123,13 +125,18 @@ class RetrievalDataModule(pl.LightningDataModule):
         return data if self.cache_dir is None else cached(data, self.cache_dir)
 
     def _loader(self, data: RetrievalDataset, **batching: Any) -> Loader:
+        workers = self._workers() if self.num_workers is None else self.num_workers
         return DataLoader(
             data,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             **batching,
         )
+
+    def _workers(self) -> int:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(16, cores // (self.trainer.num_devices if self.trainer else 1))
 
 
 class _Batches(ClusterBatchSampler):

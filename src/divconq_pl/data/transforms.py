@@ -99,5 +99,5 @@ def _pixels(geometry: Sequence[v2.Transform]) -> list[v2.Transform]:
 def _imagenet() -> list[v2.Transform]:
     return [
         v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(list(IMAGENET_MEAN), list(IMAGENET_STD)),
+        v2.Normalize(list(IMAGENET_MEAN), list(IMAGENET_STD), inplace=True),
     ]
