@@ -9,6 +9,7 @@ import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -29,7 +30,8 @@ from divconq_pl.data import (
     image_test,
     image_train,
 )
-from divconq_pl.data import dataset as dataset_module
+from divconq_pl.data import parquet as parquet_module
+from divconq_pl.data.parquet import parquet_image, read_parquet_rgb
 from divconq_pl.errors import InputError
 
 SIZE = 16
@@ -53,13 +55,13 @@ def data(tmp_path: Path) -> FileDataset:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the images that are decoded in this process."""
     names: list[str] = []
-    read_rgb = dataset_module.read_rgb
+    open_image = Image.open
 
-    def read_and_note(file: str) -> Image.Image:
-        names.append(Path(file).name)
-        return read_rgb(file)
+    def open_and_note(file: str | BinaryIO) -> Image.Image:
+        names.append(Path(file).name if isinstance(file, str) else "")
+        return open_image(file)
 
-    monkeypatch.setattr(dataset_module, "read_rgb", read_and_note)
+    monkeypatch.setattr(Image, "open", open_and_note)
     return names
 
 
@@ -291,8 +293,32 @@ def test_what_cannot_be_cached_is_refused(data: FileDataset, tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"'.*1\.png' the shape \(3, 24, 31\) and others \(3, 24, 30\)"):
         varying[1]
     (tmp_path / "1.png").unlink()
-    with pytest.raises(InputError, match=r"cannot read the image '.*1\.png'"):
+    with pytest.raises(InputError, match=r"cannot read '.*1\.png'"):
         cached(data, tmp_path)
+
+
+def test_images_in_parquet_files_are_kept_as_well(data: FileDataset, tmp_path: Path, decoded: list[str]) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "images.parquet"
+
+    def write(order: Sequence[int]) -> None:
+        images = [{"bytes": (tmp_path / f"{i}.png").read_bytes()} for i in order]
+        parquet.write_table(pyarrow.table({"image": images, "label": [0] * 6}), file, row_group_size=4)
+
+    write(range(6))
+    names = [parquet_image(file, row) for row in range(6)]
+    packed = FileDataset(names, data.targets, data.classes, data.transform, read=read_parquet_rgb)
+    assert torch.equal(tensors(cached(packed, tmp_path / "cache")), tensors(data))
+    kept = cached(packed, tmp_path / "cache")
+    decoded.clear()
+    tensors(kept)
+    assert decoded == []
+    write([5, 4, 3, 2, 1, 0])
+    os.utime(file, (0, 0))
+    parquet_module._opened.cache_clear()
+    parquet_module._row_group.cache_clear()
+    assert torch.equal(tensors(cached(packed, tmp_path / "cache")), tensors(data).flip(0))
 
 
 def folder_of_classes(root: Path, classes: Sequence[str]) -> Path:

@@ -12,6 +12,7 @@ import struct
 import warnings
 import weakref
 import zlib
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from divconq_pl.data.dataset import FileDataset, RetrievalDataset
+from divconq_pl.data.parquet import parquet_file, read_parquet_rgb
 from divconq_pl.data.transforms import CacheableTransform
 from divconq_pl.errors import InputError
 
@@ -81,8 +83,9 @@ class CachedDataset(RetrievalDataset):
         self._rows = data._rows
         self._cached = transform
         self._versions = np.zeros(len(data._files), dtype=np.uint64)
+        file_of, version = parquet_file if data._read is read_parquet_rgb else str, cache(_version)
         for row in self._rows.tolist():
-            self._versions[row] = _version(data._files[row])
+            self._versions[row] = version(file_of(data._files[row]))
         shape = self._pixels(int(self._rows[0])).shape
         self._file = PixelFile(folder, shape, _description(data, transform), self._versions)
 
@@ -245,7 +248,7 @@ def _version(file: str) -> int:
     try:
         status = os.stat(file)
     except OSError as error:
-        raise InputError(f"cannot read the image {file!r}: {error}") from error
+        raise InputError(f"cannot read {file!r}: {error}") from error
     digest = hashlib.blake2b(f"{status.st_size} {status.st_mtime_ns}".encode(), digest_size=8)
     return int.from_bytes(digest.digest(), "little") or 1
 
@@ -254,4 +257,5 @@ def _description(data: FileDataset, transform: CacheableTransform) -> str:
     """Name all that pixels depend on besides the contents of the files."""
     names = hashlib.sha256("\0".join(os.path.abspath(file) for file in data._files).encode(errors="surrogateescape"))
     libraries = [torch.__version__, torchvision.__version__, PIL.__version__, PIL.features.version("jpg")]
-    return f"{FORMAT_VERSION} {type(data).__qualname__} {names.hexdigest()} {transform.geometry!r} {libraries}"
+    reader = f"{type(data).__qualname__} {data._read.__qualname__}"
+    return f"{FORMAT_VERSION} {reader} {names.hexdigest()} {transform.geometry!r} {libraries}"
