@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,6 +78,16 @@ def test_training_batches_are_p_classes_of_m_images_under_the_training_transform
         # Image i has the value 1000 + i and is of class i // 4.
         assert ((images[:, 0].long() - 1000) // 4).tolist() == labels.tolist()
     assert torch.cat([images for images, _ in batches]).unique().numel() == 24
+
+
+def test_workers_are_as_many_as_cores_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = module(source(), num_workers=None)
+    for cores, devices, workers in ((6, 1, 6), (6, 4, 1), (64, 1, 16), (64, 8, 8), (1, 2, 0)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        data.trainer = SimpleNamespace(num_devices=devices, global_rank=0, world_size=1)
+        for loader in (data.train_dataloader(), data.val_dataloader()):
+            assert loader.num_workers == workers
+            assert loader.persistent_workers == (workers > 0)
 
 
 def test_epochs_differ_and_seeds_repeat() -> None:

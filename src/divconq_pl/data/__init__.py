@@ -1,5 +1,6 @@
 """Data sets for retrieval, and the data module that serves them."""
 
+from divconq_pl.data.cache import CachedDataset, cached
 from divconq_pl.data.cars196 import Cars196
 from divconq_pl.data.cub200 import CUB200
 from divconq_pl.data.datamodule import RetrievalDataModule
@@ -18,12 +19,14 @@ from divconq_pl.data.inshop import InShop
 from divconq_pl.data.preprocessing import Preprocessing
 from divconq_pl.data.sop import StanfordOnlineProducts
 from divconq_pl.data.splitting import split_by_class
-from divconq_pl.data.transforms import glyph_test, glyph_train, image_test, image_train
+from divconq_pl.data.transforms import CacheableTransform, glyph_test, glyph_train, image_test, image_train
 from divconq_pl.data.vehicle_id import VehicleID
 
 __all__ = [
     "CUB200",
     "ArrayDataset",
+    "CacheableTransform",
+    "CachedDataset",
     "Cars196",
     "FileDataset",
     "Glyphs",
@@ -36,6 +39,7 @@ __all__ = [
     "Splits",
     "StanfordOnlineProducts",
     "VehicleID",
+    "cached",
     "glyph_test",
     "glyph_train",
     "hold_out",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from divconq_pl.data.cache import cached
 from divconq_pl.data.dataset import RetrievalDataset, Splits, SplitSource, Transform
 from divconq_pl.errors import InputError
 from divconq_pl.sampling import ClusterBatchSampler, check_batch
@@ -25,10 +28,13 @@ class RetrievalDataModule(pl.LightningDataModule):
         test_transform: image to tensor, everywhere else.
         batch_size: training images per batch and process.
         images_per_class: M; must divide ``batch_size``.
-        num_workers: processes that load images; 0 loads them in the process that trains.
+        num_workers: processes that load images; 0 loads them in the process that trains, None takes one for each core
+            that this process may use, 16 at most, shared among the devices.
         eval_batch_size: images per batch in evaluation.
         validate_on: ``"val"``, the validation part, or ``"test"``, the test part: an epoch that is chosen by it has
             seen the test classes, which inflates the results, as those of most papers are. None to validate on nothing.
+        cache_dir: folder for decoded and resized images, so that a division and an evaluation read them instead; see
+            :func:`~divconq_pl.data.cached`. None to decode them each time.
         seed: seed of the batches and of random transforms, which depend on it, the image and the epoch alone.
 
     Raises:
@@ -47,15 +53,16 @@ class RetrievalDataModule(pl.LightningDataModule):
         *,
         batch_size: int = 64,
         images_per_class: int = 4,
-        num_workers: int = 0,
+        num_workers: int | None = 0,
         eval_batch_size: int = 256,
         validate_on: ValidateOn | None = "val",
+        cache_dir: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         check_batch(batch_size, images_per_class)
-        if num_workers < 0:
-            raise InputError(f"num_workers={num_workers} is negative; use 0 or more")
+        if num_workers is not None and num_workers < 0:
+            raise InputError(f"num_workers={num_workers} is negative; use 0 or more, or None for one per core")
         if eval_batch_size < 1:
             raise InputError(f"eval_batch_size={eval_batch_size} is too small; use 1 or more")
         if validate_on not in (*get_args(ValidateOn), None):
@@ -68,6 +75,7 @@ class RetrievalDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.eval_batch_size = eval_batch_size
         self.validate_on = validate_on
+        self.cache_dir = cache_dir
         self.seed = seed
         self._splits: Splits | None = None
 
@@ -127,19 +135,28 @@ class RetrievalDataModule(pl.LightningDataModule):
 
     def cluster_dataset(self) -> RetrievalDataset:
         """Return the training images in their order under the test transform, for the division's feature pass."""
-        return self.splits.train.with_transform(self.test_transform)
+        return self._tested(self.splits.train)
 
     def _evaluation(self, data: RetrievalDataset) -> Loader:
-        return self._loader(data.with_transform(self.test_transform), batch_size=self.eval_batch_size)
+        return self._loader(self._tested(data), batch_size=self.eval_batch_size)
+
+    def _tested(self, data: RetrievalDataset) -> RetrievalDataset:
+        data = data.with_transform(self.test_transform)
+        return data if self.cache_dir is None else cached(data, self.cache_dir)
 
     def _loader(self, data: RetrievalDataset, **batching: Any) -> Loader:
+        workers = self._workers() if self.num_workers is None else self.num_workers
         return DataLoader(
             data,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             **batching,
         )
+
+    def _workers(self) -> int:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(16, cores // (self.trainer.num_devices if self.trainer else 1))
 
 
 class _Batches(ClusterBatchSampler):

@@ -43,6 +43,11 @@ def parquet_image(file: Path, row: int) -> str:
     return f"{file}[{row}]"
 
 
+def parquet_file(image: str) -> str:
+    """Return the file of an image that :func:`parquet_image` named."""
+    return image.rpartition("[")[0]
+
+
 def read_parquet_rgb(image: str) -> Image.Image:
     """Decode the bytes in ``image.bytes`` of a row of a parquet file to RGB.
 
