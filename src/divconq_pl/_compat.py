@@ -180,6 +180,12 @@ def validate_anew(trainer: pl.Trainer) -> None:
     loop.batch_progress.current.reset()
 
 
+def steps_done(trainer: pl.Trainer) -> int:
+    """Return how many batches were trained on, in all epochs."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    return int(progress.processed)
+
+
 def in_step(trainer: pl.Trainer) -> bool:
     """Tell whether a batch is being trained on, from its being there to the optimiser's step."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current

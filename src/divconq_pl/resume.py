@@ -25,6 +25,7 @@ class ResumePoint:
     def __init__(self) -> None:
         self._epoch: dict[str, Any] | None = None  # random numbers before the batches of the epoch were asked for
         self._random: dict[str, Any] | None = None  # and those at the last boundary
+        self._steps = 0  # batches trained on by then
         self._buffers: dict[str, Tensor] = {}
         self._hidden: dict[str, Any] = {}
         self._restored: dict[str, Any] | None = None
@@ -72,7 +73,7 @@ class ResumePoint:
 
     def remember(self, trainer: pl.Trainer, module: nn.Module) -> None:
         """Note a boundary between two batches."""
-        self._random = _compat.random_state(trainer)
+        self._random, self._steps = _compat.random_state(trainer), _compat.steps_done(trainer)
         for name, buffer in module.named_buffers():
             if name in self._buffers and self._buffers[name].shape == buffer.shape:
                 self._buffers[name].copy_(buffer)
@@ -83,7 +84,7 @@ class ResumePoint:
     def rewind(self, trainer: pl.Trainer, module: nn.Module) -> None:
         """Return to the last boundary when an exception ends the fit, so that a checkpoint written now is exact."""
         self._failed = True
-        if self._random is None:
+        if self._random is None or _compat.steps_done(trainer) != self._steps:
             return
         _compat.set_random_state(trainer, self._random)
         if _compat.in_step(trainer):
