@@ -186,6 +186,23 @@ def steps_done(trainer: pl.Trainer) -> int:
     return int(progress.processed)
 
 
+def before_validation(trainer: pl.Trainer) -> bool:
+    """Tell whether a batch has just been trained on after which there is a validation."""
+    epoch_loop = trainer.fit_loop.epoch_loop
+    progress: Any = epoch_loop.batch_progress.current
+    fetcher = trainer.fit_loop._data_fetcher
+    return progress.processed > progress.completed and fetcher is not None and epoch_loop._should_check_val_fx(fetcher)
+
+
+def count_batch(checkpoint: dict[str, Any]) -> None:
+    """Let a checkpoint count the batch as completed that has just been trained on.
+
+    Otherwise a resumed fit leaves out the validation that would have come next.
+    """
+    for counts in ("current", "total"):
+        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"][counts]["completed"] += 1
+
+
 def in_step(trainer: pl.Trainer) -> bool:
     """Tell whether a batch is being trained on, from its being there to the optimiser's step."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current

@@ -367,6 +367,8 @@ class DivideConquerCallback(_compat.CallbackBase):
         checkpoint["callbacks"][self.state_key]["resume_point"] = self._resume_point.state(
             trainer, pl_module, self._entered
         )
+        if _compat.before_validation(trainer):
+            _compat.count_batch(checkpoint)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -105,7 +105,7 @@ class ResumePoint:
         gather = trainer.world_size > 1 and not self._failed
         return {
             "begun": begun,
-            "validating": self._failed and _compat.in_validation(trainer),
+            "validating": _compat.before_validation(trainer) or (self._failed and _compat.in_validation(trainer)),
             "concluding": _compat.at_epoch_end(trainer),
             "metrics": _compat.logged_metrics(trainer),
             "hidden": hidden_state(module),
