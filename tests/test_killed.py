@@ -29,8 +29,8 @@ ARGUMENTS = [
     "trainer.max_epochs=8",
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
-    "+callbacks.last.every_n_train_steps=7",
-    "+callbacks.last.save_on_train_epoch_end=false",
+    "+callbacks.steps={_target_: divconq_pl.stopping.CarriedCheckpoint, dirpath: '${checkpoint.dirpath}', "
+    "filename: steps, every_n_train_steps: 7, enable_version_counter: false}",
     "logger=none",
 ]
 
@@ -51,13 +51,13 @@ def train(folder, arguments):
 
 def newest(folder):
     """Return the checkpoint that a user would go on with."""
-    found = [*folder.glob("part*/checkpoints/last.ckpt"), *folder.glob("part*/checkpoints/interrupted.ckpt")]
+    found = [path for path in folder.glob("part*/checkpoints/*.ckpt") if path.stem != "best"]
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-def outcome(folder):
+def outcome(last, folder):
     """Return what a run has left: its last and its best weights, its masks and divisions, and its test results."""
-    last, best = (torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
+    last, best = (torch.load(path, weights_only=True) for path in (last, folder / "checkpoints" / "best.ckpt"))
     divide = last["callbacks"]["DivideConquerCallback"]
     tensors = [*last["state_dict"].values(), *best["state_dict"].values(), divide["masks"], divide["assignment"]]
     results = json.loads((folder / "results.json").read_text())
@@ -103,7 +103,7 @@ def test_a_training_killed_twenty_times_ends_as_if_nothing_had_been(tmp_path):
             assert process.exitcode in (130, -signal.SIGKILL, -signal.SIGTERM), (tmp_path / "output.txt").read_text()
     finish(process)
 
-    tensors, *rest = outcome(tmp_path / folder)
-    straight, *others = outcome(tmp_path / "undisturbed")
+    tensors, *rest = outcome(newest(tmp_path), tmp_path / folder)
+    straight, *others = outcome(tmp_path / "undisturbed" / "checkpoints" / "last.ckpt", tmp_path / "undisturbed")
     assert rest == others
     assert all(map(torch.equal, tensors, straight))

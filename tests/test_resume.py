@@ -92,7 +92,8 @@ def fit(folder=None, resume=None, *others, subspaces="fixed", workers=0, seed=0,
     options = {"max_epochs": EPOCHS, "enable_checkpointing": checkpointing, **options}
     train = options.pop("data", loader)(num_workers=workers)
     val = DataLoader(Vectors(seed=1), batch_size=64, num_workers=workers)
-    trainer(divide, *others, *keep, **options).fit(module, train, val, ckpt_path=resume)
+    callbacks = [*others, divide] if options.pop("before", False) else [divide, *others]
+    trainer(*callbacks, *keep, **options).fit(module, train, val, ckpt_path=resume)
     return module, divide
 
 
@@ -196,6 +197,18 @@ def test_an_exception_in_the_middle_of_a_step_leaves_the_last_whole_batch(tmp_pa
     resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9)
     assert same(weights(straight), weights(resumed))
     assert straight.seen[-len(resumed.seen) :] == resumed.seen
+
+
+@pytest.mark.parametrize("step", [12, 24, 36, 48])
+@pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_validation_end", "on_train_epoch_start"])
+@pytest.mark.parametrize("before", [True, False])
+def test_an_exception_between_two_epochs_loses_neither(tmp_path, hook, step, before):
+    straight, _ = fit()
+    with pytest.raises(Stop):
+        fit(None, None, StopAt(hook, step), KeepAtException(tmp_path), before=before)
+    resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9)
+    assert straight.seen[len(straight.seen) - len(resumed.seen) :] == resumed.seen
+    assert same(weights(straight), weights(resumed))
 
 
 @pytest.mark.parametrize("hook", ["on_validation_batch_start", "on_validation_batch_end"])

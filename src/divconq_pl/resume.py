@@ -29,7 +29,7 @@ class ResumePoint:
         self._buffers: dict[str, Tensor] = {}
         self._hidden: dict[str, Any] = {}
         self._restored: dict[str, Any] | None = None
-        self._failed = False
+        self._failed = self._validated = False
 
     @property
     def is_restored(self) -> bool:
@@ -71,8 +71,9 @@ class ResumePoint:
             self._go_on(trainer, module, with_random=done > 0)
         self.remember(trainer, module)
 
-    def remember(self, trainer: pl.Trainer, module: nn.Module) -> None:
-        """Note a boundary between two batches."""
+    def remember(self, trainer: pl.Trainer, module: nn.Module, *, validated: bool = False) -> None:
+        """Note a boundary between two batches, after the validation if there was one."""
+        self._validated = validated
         self._random, self._steps = _compat.random_state(trainer), _compat.steps_done(trainer)
         for name, buffer in module.named_buffers():
             if name in self._buffers and self._buffers[name].shape == buffer.shape:
@@ -100,12 +101,13 @@ class ResumePoint:
             module: what it trains.
             begun: the last epoch that was begun.
         """
+        interrupted = self._failed and _compat.in_validation(trainer) and not self._validated
         own = {"epoch": self._epoch, "now": _compat.random_state(trainer)}
         # Where one process failed the others may never come to this.
         gather = trainer.world_size > 1 and not self._failed
         return {
             "begun": begun,
-            "validating": _compat.before_validation(trainer) or (self._failed and _compat.in_validation(trainer)),
+            "validating": interrupted or _compat.before_validation(trainer),
             "concluding": _compat.at_epoch_end(trainer),
             "metrics": _compat.logged_metrics(trainer),
             "hidden": hidden_state(module),

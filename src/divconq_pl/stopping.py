@@ -84,7 +84,7 @@ class CarriedCheckpoint(ModelCheckpoint):
         """Restore the scores, and copy the best checkpoint if it lies in another folder."""
         if state_dict["dirpath"] == self.dirpath:
             super().load_state_dict(state_dict)
-        elif self._resumed_from is not None and self.dirpath is not None:
+        elif self._resumed_from is not None and self.dirpath is not None and self.monitor is not None:
             name = Path(state_dict["best_model_path"]).name
             old, new = self._resumed_from.parent / name, Path(self.dirpath) / name
             if name and old.is_file():
