@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from divconq_pl.plots._save import write_atomically
@@ -72,6 +73,7 @@ class CarriedCheckpoint(ModelCheckpoint):
     """
 
     _resumed_from: Path | None = None
+    _step = 0
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -79,17 +81,22 @@ class CarriedCheckpoint(ModelCheckpoint):
         """Note where the checkpoint lies that a fit goes on from."""
         is_fit = trainer.state.fn == "fit" and trainer.ckpt_path is not None
         self._resumed_from = Path(str(trainer.ckpt_path)) if is_fit else None
+        self._step = checkpoint["global_step"]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the scores, and copy the best checkpoint if it lies in another folder."""
         if state_dict["dirpath"] == self.dirpath:
             super().load_state_dict(state_dict)
         elif self._resumed_from is not None and self.dirpath is not None and self.monitor is not None:
-            name = Path(state_dict["best_model_path"]).name
+            name = Path(state_dict["best_model_path"] or f"{self.filename}.ckpt").name
             old, new = self._resumed_from.parent / name, Path(self.dirpath) / name
-            if name and old.is_file():
-                with old.open("rb") as file:
-                    write_atomically(new, lambda copy: shutil.copyfileobj(file, copy))
-                here = {"dirpath": self.dirpath, "best_model_path": str(new), "kth_best_model_path": str(new)}
-                best = {"best_k_models": {str(new): state_dict["best_model_score"]}, "last_model_path": ""}
-                super().load_state_dict({**state_dict, **here, **best})
+            if not old.is_file():
+                return
+            best = torch.load(old, map_location="cpu", weights_only=True)
+            if best["global_step"] <= self._step:  # a run may be killed before the others know of its best epoch
+                state_dict = best["callbacks"][self.state_key]
+            with old.open("rb") as file:
+                write_atomically(new, lambda copy: shutil.copyfileobj(file, copy))
+            here = {"dirpath": self.dirpath, "best_model_path": str(new), "kth_best_model_path": str(new)}
+            score = {"best_k_models": {str(new): state_dict["best_model_score"]}, "last_model_path": ""}
+            super().load_state_dict({**state_dict, **here, **score})
