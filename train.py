@@ -13,12 +13,12 @@ import hydra
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from divconq_pl import DivideConquerCallback
-from divconq_pl.app import KeepConfig, run_command
-from divconq_pl.checkpoint import check_fit, read_checkpoint
+from divconq_pl.app import CONFIG_KEY, KeepConfig, run_command
+from divconq_pl.checkpoint import check_fit, compare_configs, read_checkpoint
 from divconq_pl.pictures import draw_divisions, draw_gallery
 from divconq_pl.report import how_chosen, print_results, published, selection, write_json
 from divconq_pl.stopping import StopBetweenBatches
@@ -43,6 +43,8 @@ def main(cfg: DictConfig) -> float:
     module = instantiate(cfg.module)
     if resumed is not None:
         check_fit(module, resumed["state_dict"])
+        if change := compare_configs(resumed[CONFIG_KEY], OmegaConf.to_container(cfg, resolve=True)):
+            print(change)
     # Undivided training has it, too: it makes resuming exact.
     divide: DivideConquerCallback = instantiate(cfg.divide) or DivideConquerCallback(split_depth=0)
     checkpoint: ModelCheckpoint | None = instantiate(cfg.checkpoint) if data.validates else None

@@ -10,7 +10,7 @@ from torch import nn
 from divconq_pl import DivideConquerModule, InputError
 from divconq_pl.app import CONFIG_KEY
 from divconq_pl.backbones import small
-from divconq_pl.checkpoint import build_trusted, load_embedder, read_checkpoint
+from divconq_pl.checkpoint import build_trusted, compare_configs, load_embedder, read_checkpoint
 from divconq_pl.data import Glyphs, RetrievalDataModule
 
 MODULE = {
@@ -173,3 +173,33 @@ def test_weights_that_do_not_fit_are_named(change, message):
     change(content["state_dict"])
     with pytest.raises(InputError, match=message):
         load_embedder(content)
+
+
+RUN = {
+    "seed": 0,
+    "module": {"optimizer": {"lr": 0.1}, "loss": {"margin": 0.2}, "layer_decay": 1.0},
+    "trainer": {"max_epochs": 3},
+    "checkpoint": {"dirpath": "a"},
+}
+
+
+def test_a_run_goes_on_with_the_same_settings_elsewhere():
+    assert compare_configs(RUN, {**RUN, "checkpoint": {"dirpath": "b"}, "ckpt_path": "a/last.ckpt"}) is None
+
+
+def test_what_changes_is_said():
+    now = {**RUN, "trainer": {"max_epochs": 4}, "module": {**RUN["module"], "loss": {"margin": 0.2, "beta": 1}}}
+    said = "module.loss.beta=1 instead of None, trainer.max_epochs=4 instead of 3"
+    assert compare_configs(RUN, now).endswith(f": {said}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": {"lr": 0.2}}, "module.optimizer.lr=0.2 instead of 0.1"),
+        ({"layer_decay": 0.5}, "module.layer_decay=0.5 instead of 1.0"),
+    ],
+)
+def test_a_change_without_effect_is_refused(change, message):
+    with pytest.raises(InputError, match=f"so {message} would have no effect"):
+        compare_configs(RUN, {**RUN, "module": {**RUN["module"], **change}})

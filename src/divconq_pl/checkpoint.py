@@ -17,6 +17,13 @@ from divconq_pl.module import DivideConquerModule
 TRUSTED = ("divconq_pl.data.", "divconq_pl.backbones.")
 """Where lies what a checkpoint may name to be built; anything else has to be named by the user."""
 
+_SETTINGS = ("seed", "data.", "module.", "trainer.")
+"""What makes a difference to a training; the division's own settings are compared by the callback."""
+
+_OF_THE_OPTIMISER = tuple(
+    f"module.{name}" for name in ("optimizer.", "lr_scheduler", "layer_decay", "embedding_lr_factor", "loss_lr_factor")
+)
+
 
 def read_checkpoint(path: str | Path, key: str = "checkpoint") -> dict[str, Any]:
     """Read a checkpoint that train.py wrote, without unpickling anything.
@@ -86,6 +93,39 @@ def load_embedder(content: dict[str, Any], backbone: nn.Module | None = None) ->
     check_fit(module, weights)
     module.load_state_dict(weights)
     return module
+
+
+def compare_configs(before: Any, now: Any) -> str | None:
+    """Refuse a configuration that would not have the effect it promises, when a run goes on.
+
+    Args:
+        before: the configuration of the run that wrote the checkpoint.
+        now: that of the run that goes on.
+
+    Returns:
+        What else is different, for the user to know, or None.
+
+    Raises:
+        InputError: if the optimiser's settings differ, which come from the checkpoint.
+    """
+    old, new = _flat(before), _flat(now)
+    changed = {
+        key: f"{key}={new.get(key)} instead of {old.get(key)}"
+        for key in sorted({*old, *new})
+        if key.startswith(_SETTINGS) and old.get(key) != new.get(key)
+    }
+    if fixed := [said for key, said in changed.items() if key.startswith(_OF_THE_OPTIMISER)]:
+        raise InputError(
+            f"the optimiser goes on with the settings in the checkpoint, so {', '.join(fixed)} would have no effect; "
+            "leave them as they were"
+        )
+    return f"the run goes on with other settings than before: {', '.join(changed.values())}" if changed else None
+
+
+def _flat(config: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(config, dict):
+        return {name: config}
+    return {k: v for key, part in config.items() for k, v in _flat(part, f"{name}.{key}".lstrip(".")).items()}
 
 
 def check_fit(module: nn.Module, weights: dict[str, Any]) -> None:
