@@ -42,7 +42,8 @@ def main(cfg: DictConfig) -> float:
     module = instantiate(cfg.module)
     if resumed is not None:
         check_fit(module, resumed["state_dict"])
-    divide: DivideConquerCallback | None = instantiate(cfg.divide) or None
+    divides = cfg.divide and "_target_" in cfg.divide  # divide=none may leave what an experiment says about it
+    divide: DivideConquerCallback | None = instantiate(cfg.divide) if divides else None
     checkpoint: ModelCheckpoint | None = instantiate(cfg.checkpoint) if data.validates else None
     callbacks = [*instantiate(cfg.callbacks).values(), *filter(None, (divide, checkpoint)), KeepConfig(cfg)]
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=list(instantiate(cfg.logger).values()))
