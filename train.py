@@ -21,6 +21,7 @@ from divconq_pl.app import KeepConfig, run_command
 from divconq_pl.checkpoint import check_fit, read_checkpoint
 from divconq_pl.pictures import draw_divisions, draw_gallery
 from divconq_pl.report import how_chosen, print_results, published, selection, write_json
+from divconq_pl.stopping import StopBetweenBatches
 
 CONFIG_DIR = Path(__file__).parent / "conf"
 
@@ -43,23 +44,24 @@ def main(cfg: DictConfig) -> float:
     if resumed is not None:
         check_fit(module, resumed["state_dict"])
     divides = cfg.divide and "_target_" in cfg.divide  # divide=none may leave what an experiment says about it
-    divide: DivideConquerCallback | None = instantiate(cfg.divide) if divides else None
+    # Undivided training has it, too: it makes resuming exact.
+    divide: DivideConquerCallback = instantiate(cfg.divide) if divides else DivideConquerCallback(split_depth=0)
     checkpoint: ModelCheckpoint | None = instantiate(cfg.checkpoint) if data.validates else None
-    callbacks = [*instantiate(cfg.callbacks).values(), *filter(None, (divide, checkpoint)), KeepConfig(cfg)]
+    callbacks = [*instantiate(cfg.callbacks).values(), divide, KeepConfig(cfg), StopBetweenBatches()]
+    callbacks += [checkpoint] if checkpoint else []
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=list(instantiate(cfg.logger).values()))
 
     began = time.perf_counter()
     try:
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
-    except SystemExit:  # what the Trainer makes of Ctrl-C
+    except SystemExit:  # what the Trainer makes of Ctrl-C and SIGTERM
         if trainer.interrupted:
             kept = max(Path(cfg.checkpoint.dirpath).glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
             print(f"interrupted; go on with ckpt_path={kept}" if kept else "interrupted before the first step")
         raise
     seconds = time.perf_counter() - began
-    divisions = list(divide.history) if divide else []  # the test restores those of the best epoch
-    if divide:
-        draw_divisions(folder / "pictures", data.splits.train, divide)
+    divisions = list(divide.history)  # the test restores those of the best epoch
+    draw_divisions(folder / "pictures", data.splits.train, divide)
 
     best = checkpoint.best_model_path if checkpoint else ""  # also empty if validation is switched off
     tested = trainer.test(module, data, ckpt_path=best or None, verbose=False)[0]

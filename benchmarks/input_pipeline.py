@@ -100,7 +100,7 @@ def load(loader: DataLoader[Any]) -> int:
 def main() -> None:
     """Let all take turns, and print the medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--images", type=int, default=1024, help="128 or more")
     parser.add_argument("--width", type=int, default=500)
     parser.add_argument("--height", type=int, default=375)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])

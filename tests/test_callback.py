@@ -155,6 +155,17 @@ def test_the_full_embedding_is_validated_every_epoch_and_the_loader_comes_back()
     assert train.batch_size == 16
 
 
+def test_the_loader_that_comes_back_is_told_the_epoch():
+    class Epochs(torch.utils.data.RandomSampler):
+        def set_epoch(self, epoch):
+            told.append(epoch)
+
+    told = []
+    train = DataLoader(Vectors(), batch_size=16, sampler=Epochs(Vectors()))
+    run(DivideConquerCallback(split_depth=1, every_n_epochs=1, conquer_at=3), train=train, max_epochs=5)
+    assert sorted(set(told)) == [0, 1, 3, 4]  # it is exchanged after epoch 1 has begun
+
+
 def test_merged_epochs_train_the_full_embedding_on_single_clusters():
     _, batches = run(DivideConquerCallback(split_depth=1, every_n_epochs=1, merge_at=3, conquer_at=5))
     merged = [b for b in batches if b["phase"] == "merged"]

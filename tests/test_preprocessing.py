@@ -95,3 +95,15 @@ def test_unknown_values_are_named():
         torchvision_preprocessing("resnet50", "V9")
     with pytest.raises(InputError, match=r"'dinosaur' for vit_small_patch16_224: use .*dino, DEFAULT"):
         timm_preprocessing("vit_small_patch16_224.dinosaur")
+
+
+@pytest.mark.parametrize(
+    "interpolation", ["nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+)
+def test_images_are_resampled_as_pillow_does(interpolation):
+    expected = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3, interpolation=interpolation, size=40, resize=50)
+    how = Image.Resampling[interpolation.partition("-")[0].upper()]
+    resized = np.asarray(picture().resize((70, 50), how), dtype=int)[5:45, 15:55]
+    found = (image_test(preprocessing=expected)(picture()) * 255).round().int().permute(1, 2, 0).numpy()
+    assert abs(found - resized).max() <= 1
+    assert image_train(preprocessing=expected)(picture()).shape == (3, 40, 40)

@@ -25,6 +25,9 @@ class Restless(PlainModule):
         self.backbone.insert(1, nn.BatchNorm1d(20))
         self.seen = []
 
+    def validation_step(self, batch, batch_idx):
+        self.validated.append((self.global_step, batch_idx))
+
     def training_step(self, batch, batch_idx):
         z, labels = self(batch[0]), batch[1]
         self.seen.append((self.current_epoch, batch[2].tolist()))
@@ -89,7 +92,8 @@ def fit(folder=None, resume=None, *others, subspaces="fixed", workers=0, seed=0,
     options = {"max_epochs": EPOCHS, "enable_checkpointing": checkpointing, **options}
     train = options.pop("data", loader)(num_workers=workers)
     val = DataLoader(Vectors(seed=1), batch_size=64, num_workers=workers)
-    trainer(divide, *others, *keep, **options).fit(module, train, val, ckpt_path=resume)
+    callbacks = [*others, divide] if options.pop("before", False) else [divide, *others]
+    trainer(*callbacks, *keep, **options).fit(module, train, val, ckpt_path=resume)
     return module, divide
 
 
@@ -112,7 +116,8 @@ def assert_all_lead_to_the_same_end(folder, names, **options):
     for name in names:
         torch.load(folder / f"{name}.ckpt", weights_only=True)
         resumed, again = fit(None, folder / f"{name}.ckpt", seed=9, **options)
-        assert straight.seen[-len(resumed.seen) :] == resumed.seen, name
+        assert straight.seen[len(straight.seen) - len(resumed.seen) :] == resumed.seen, name
+        assert straight.validated[len(straight.validated) - len(resumed.validated) :] == resumed.validated, name
         assert same(weights(straight), weights(resumed)), name
         if divide.division is not None:
             assert torch.equal(divide.division.assignment, again.division.assignment)
@@ -143,6 +148,7 @@ class Plateau(Restless):
         self.loss = losses.CrossBatchMemory(losses.ContrastiveLoss(), 16, memory_size=100)
 
     def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
         self.log("worse", float(self.global_step))
 
     def configure_optimizers(self):
@@ -167,9 +173,9 @@ class Both(Restless):
     ("options", "names"),
     [
         ({"divide": {"warmup_epochs": 0}}, ["005-step", "012-epoch"]),
-        ({"val_check_interval": 0.5}, ["005-step", "018-validation", "042-validation", "043-step"]),
+        ({"val_check_interval": 0.5}, ["005-step", "018-step", "018-validation", "042-validation", "043-step"]),
         ({"accumulate_grad_batches": 3}, ["002-step", "004-step", "009-step", "014-step"]),
-        ({"make": Plateau}, ["005-step", "012-validation", "024-epoch", "029-step", "055-step"]),
+        ({"make": Plateau}, ["005-step", "012-validation", "024-epoch", "029-step", "036-step", "055-step"]),
         ({"make": Both, "data": two_loaders}, ["005-step", "029-step", "036-epoch", "055-step"]),
         ({"reload_dataloaders_every_n_epochs": 1}, ["005-step", "029-step", "055-step"]),
         ({"limit_train_batches": 7}, ["005-step", "014-epoch", "026-step", "028-epoch", "035-step"]),
@@ -193,17 +199,25 @@ def test_an_exception_in_the_middle_of_a_step_leaves_the_last_whole_batch(tmp_pa
     assert straight.seen[-len(resumed.seen) :] == resumed.seen
 
 
+@pytest.mark.parametrize("step", [12, 24, 36, 48])
+@pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_validation_end", "on_train_epoch_start"])
+@pytest.mark.parametrize("before", [True, False])
+def test_an_exception_between_two_epochs_loses_neither(tmp_path, hook, step, before):
+    straight, _ = fit()
+    with pytest.raises(Stop):
+        fit(None, None, StopAt(hook, step), KeepAtException(tmp_path), before=before)
+    resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9)
+    assert straight.seen[len(straight.seen) - len(resumed.seen) :] == resumed.seen
+    assert same(weights(straight), weights(resumed))
+
+
 @pytest.mark.parametrize("hook", ["on_validation_batch_start", "on_validation_batch_end"])
 @pytest.mark.parametrize("step", [12, 36])
 def test_an_exception_in_validation_has_it_begin_anew(tmp_path, hook, step):
-    class Counting(Restless):
-        def validation_step(self, batch, batch_idx):
-            self.validated.append((self.current_epoch, batch_idx))
-
-    straight, _ = fit(make=Counting)
+    straight, _ = fit()
     with pytest.raises(Stop):
-        fit(None, None, StopAt(hook, step), KeepAtException(tmp_path), make=Counting)
-    resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9, make=Counting)
+        fit(None, None, StopAt(hook, step), KeepAtException(tmp_path))
+    resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9)
     assert same(weights(straight), weights(resumed))
     assert resumed.validated == straight.validated[-len(resumed.validated) :]
-    assert resumed.validated[0] == (step // BATCHES - 1, 0)
+    assert resumed.validated[0] == (step, 0)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.data import _set_sampler_epoch
 from lightning_fabric.utilities.types import _Stateful
 from pytorch_lightning.loops.evaluation_loop import RestartStage
 from torch import Tensor
@@ -82,8 +83,13 @@ def set_train_loader(trainer: pl.Trainer, loader: DataLoader[Any], *, renew: boo
     combined = trainer.fit_loop._combined_loader
     assert combined is not None, "the training has not started"
     if combined.flattened[0] is not loader:
+        iterator = combined._iterator
         combined.reset()  # shuts the workers of the last loader down
+        combined._iterator = (
+            iterator  # whose length is asked for if an exception ends the fit before there is a new one
+        )
         combined.flattened = [loader, *combined.flattened[1:]]
+        _set_sampler_epoch(loader, trainer.current_epoch)  # the Trainer has told the last loader only
         renew = True
     if renew:
         renew_batches(trainer)
@@ -92,10 +98,17 @@ def set_train_loader(trainer: pl.Trainer, loader: DataLoader[Any], *, renew: boo
 def renew_batches(trainer: pl.Trainer) -> None:
     """Begin with the batches of the epoch anew, unless the Trainer is about to do so itself."""
     fit_loop = trainer.fit_loop
-    # The Trainer makes the iterator of a new epoch itself, except for its very first one.
-    if trainer.current_epoch == 0 or fit_loop.is_resuming or fit_loop.restarting or fit_loop.epoch_loop.restarting:
+    if trainer.current_epoch == 0 or fit_loop.is_resuming or fit_loop.epoch_loop.restarting:
         assert fit_loop._data_fetcher is not None
         iter(fit_loop._data_fetcher)
+
+
+def begin_batches(trainer: pl.Trainer) -> None:
+    """Let the epoch that starts begin with its first batch.
+
+    A fit that was stopped between two epochs would take the new epoch for the one that has all its batches behind it.
+    """
+    trainer.fit_loop.epoch_loop.restarting = False
 
 
 def pass_over(trainer: pl.Trainer, batches: int) -> None:
@@ -178,6 +191,29 @@ def validate_anew(trainer: pl.Trainer) -> None:
     loop = trainer.fit_loop.epoch_loop.val_loop
     loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
     loop.batch_progress.current.reset()
+
+
+def steps_done(trainer: pl.Trainer) -> int:
+    """Return how many batches were trained on, in all epochs."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    return int(progress.processed)
+
+
+def before_validation(trainer: pl.Trainer) -> bool:
+    """Tell whether a batch has just been trained on after which there is a validation."""
+    epoch_loop = trainer.fit_loop.epoch_loop
+    progress: Any = epoch_loop.batch_progress.current
+    fetcher = trainer.fit_loop._data_fetcher
+    return progress.processed > progress.completed and fetcher is not None and epoch_loop._should_check_val_fx(fetcher)
+
+
+def count_batch(checkpoint: dict[str, Any]) -> None:
+    """Let a checkpoint count the batch as completed that has just been trained on.
+
+    Otherwise a resumed fit leaves out the validation that would have come next.
+    """
+    for counts in ("current", "total"):
+        checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"][counts]["completed"] += 1
 
 
 def in_step(trainer: pl.Trainer) -> bool:

@@ -17,6 +17,7 @@ from hydra.experimental.callback import Callback
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from divconq_pl.errors import InputError
 from divconq_pl.report import average_over_seeds, collect_runs, how_chosen, print_results
@@ -30,7 +31,7 @@ INPUT_AT_FAULT, INTERRUPTED = 2, 130
 def run_command(main: Callable[[], Any], config_dir: Path, config_name: str) -> None:
     """Run a Hydra program, and turn what is wrong with the input into one line and exit code 2.
 
-    Ctrl-C gives exit code 130; anything else that goes wrong keeps its traceback and gives 1.
+    Ctrl-C and SIGTERM give exit code 130; anything else that goes wrong keeps its traceback and gives 1.
 
     Args:
         main: the decorated entry point.
@@ -43,7 +44,8 @@ def run_command(main: Callable[[], Any], config_dir: Path, config_name: str) -> 
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # the Trainer gives 1 for it
+        # The Trainer gives 1 for Ctrl-C, and 0 for SIGTERM.
+        if isinstance(stop, SIGTERMException) or isinstance(stop.__context__, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
         raise
     except (InputError, HydraException, OmegaConfBaseException, MisconfigurationException) as error:

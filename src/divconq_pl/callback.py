@@ -292,6 +292,8 @@ class DivideConquerCallback(_compat.CallbackBase):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Enter the stage of the epoch: divide or merge, and choose where its batches come from."""
         resumed = self._resume_point.is_restored
+        if resumed:
+            _compat.begin_batches(trainer)
         self._resume_point.begin_epoch(trainer, pl_module)
         before, self.stage = self.stage, self.schedule.stage(trainer.current_epoch)
         if self.stage.divides and self._since != trainer.current_epoch:
@@ -337,7 +339,7 @@ class DivideConquerCallback(_compat.CallbackBase):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note that the training goes on from here."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._resume_point.remember(trainer, pl_module)
+            self._resume_point.remember(trainer, pl_module, validated=True)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -367,6 +369,8 @@ class DivideConquerCallback(_compat.CallbackBase):
         checkpoint["callbacks"][self.state_key]["resume_point"] = self._resume_point.state(
             trainer, pl_module, self._entered
         )
+        if _compat.before_validation(trainer):
+            _compat.count_batch(checkpoint)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

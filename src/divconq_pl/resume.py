@@ -25,10 +25,11 @@ class ResumePoint:
     def __init__(self) -> None:
         self._epoch: dict[str, Any] | None = None  # random numbers before the batches of the epoch were asked for
         self._random: dict[str, Any] | None = None  # and those at the last boundary
+        self._steps = 0  # batches trained on by then
         self._buffers: dict[str, Tensor] = {}
         self._hidden: dict[str, Any] = {}
         self._restored: dict[str, Any] | None = None
-        self._failed = False
+        self._failed = self._validated = False
 
     @property
     def is_restored(self) -> bool:
@@ -70,9 +71,10 @@ class ResumePoint:
             self._go_on(trainer, module, with_random=done > 0)
         self.remember(trainer, module)
 
-    def remember(self, trainer: pl.Trainer, module: nn.Module) -> None:
-        """Note a boundary between two batches."""
-        self._random = _compat.random_state(trainer)
+    def remember(self, trainer: pl.Trainer, module: nn.Module, *, validated: bool = False) -> None:
+        """Note a boundary between two batches, after the validation if there was one."""
+        self._validated = validated
+        self._random, self._steps = _compat.random_state(trainer), _compat.steps_done(trainer)
         for name, buffer in module.named_buffers():
             if name in self._buffers and self._buffers[name].shape == buffer.shape:
                 self._buffers[name].copy_(buffer)
@@ -83,7 +85,7 @@ class ResumePoint:
     def rewind(self, trainer: pl.Trainer, module: nn.Module) -> None:
         """Return to the last boundary when an exception ends the fit, so that a checkpoint written now is exact."""
         self._failed = True
-        if self._random is None:
+        if self._random is None or _compat.steps_done(trainer) != self._steps:
             return
         _compat.set_random_state(trainer, self._random)
         if _compat.in_step(trainer):
@@ -99,12 +101,13 @@ class ResumePoint:
             module: what it trains.
             begun: the last epoch that was begun.
         """
+        interrupted = self._failed and _compat.in_validation(trainer) and not self._validated
         own = {"epoch": self._epoch, "now": _compat.random_state(trainer)}
         # Where one process failed the others may never come to this.
         gather = trainer.world_size > 1 and not self._failed
         return {
             "begun": begun,
-            "validating": self._failed and _compat.in_validation(trainer),
+            "validating": interrupted or _compat.before_validation(trainer),
             "concluding": _compat.at_epoch_end(trainer),
             "metrics": _compat.logged_metrics(trainer),
             "hidden": hidden_state(module),

@@ -135,12 +135,12 @@ class RetrievalDataModule(pl.LightningDataModule):
 
     def cluster_dataset(self) -> RetrievalDataset:
         """Return the training images in their order under the test transform, for the division's feature pass."""
-        return self._tested(self.splits.train)
+        return self._under_test_transform(self.splits.train)
 
     def _evaluation(self, data: RetrievalDataset) -> Loader:
-        return self._loader(self._tested(data), batch_size=self.eval_batch_size)
+        return self._loader(self._under_test_transform(data), batch_size=self.eval_batch_size)
 
-    def _tested(self, data: RetrievalDataset) -> RetrievalDataset:
+    def _under_test_transform(self, data: RetrievalDataset) -> RetrievalDataset:
         data = data.with_transform(self.test_transform)
         return data if self.cache_dir is None else cached(data, self.cache_dir)
 

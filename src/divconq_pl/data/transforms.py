@@ -64,8 +64,8 @@ def image_train(
     expected = preprocessing or Preprocessing()
     crop = v2.RandomResizedCrop(size or expected.size, interpolation=v2.InterpolationMode(expected.interpolation))
     jitter = [v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), v2.RandomGrayscale(0.2)]
-    geometry = [crop, v2.RandomHorizontalFlip()]
-    return v2.Compose([*_pixels(geometry), *(jitter if color else []), *_normalised(expected)])
+    geometry = _pixels([crop, v2.RandomHorizontalFlip()], expected)
+    return v2.Compose([*geometry, *(jitter if color else []), *_normalised(expected)])
 
 
 def image_test(size: int | None = None, *, preprocessing: Preprocessing | None = None) -> CacheableTransform:
@@ -79,8 +79,8 @@ def image_test(size: int | None = None, *, preprocessing: Preprocessing | None =
     size = size or expected.size
     side = round(size * expected.resize / expected.size)
     resize = v2.Resize([side, side] if expected.squash else side, v2.InterpolationMode(expected.interpolation))
-    geometry = [resize, v2.CenterCrop(size)]
-    return CacheableTransform(v2.Compose(_pixels(geometry)), v2.Compose(_normalised(expected)))
+    geometry = _pixels([resize, v2.CenterCrop(size)], expected)
+    return CacheableTransform(v2.Compose(geometry), v2.Compose(_normalised(expected)))
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,15 @@ class CacheableTransform:
 _BILINEAR = v2.InterpolationMode.BILINEAR
 
 
-def _pixels(geometry: Sequence[v2.Transform]) -> list[v2.Transform]:
-    """Resample bytes in a tensor, in a third of the time that Pillow takes, from which it differs by 1 at most."""
+def _pixels(geometry: Sequence[v2.Transform], expected: Preprocessing) -> list[v2.Transform]:
+    """Resample bytes in a tensor, in a third of the time that Pillow takes, from which it differs by 1 at most.
+
+    Pillow resamples in the ways that only it knows, or that it understands differently.
+    """
     contiguous = v2.Lambda(torch.Tensor.contiguous)  # channel by channel, or normalising would take twice as long
-    return [v2.PILToTensor(), *geometry, contiguous]
+    if expected.interpolation in ("bilinear", "bicubic"):
+        return [v2.PILToTensor(), *geometry, contiguous]
+    return [*geometry, v2.PILToTensor(), contiguous]
 
 
 def _normalised(expected: Preprocessing) -> list[v2.Transform]:

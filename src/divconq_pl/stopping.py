@@ -1,0 +1,95 @@
+"""Stop a run so that it can go on: between two batches, and in another folder with its best epoch so far."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from divconq_pl.plots._save import write_atomically
+
+
+class StopBetweenBatches(pl.Callback):
+    """Let Ctrl-C end the batch that is being trained on first, so that what is saved then is a whole number of steps.
+
+    A second Ctrl-C does not wait. To be put after the other callbacks.
+    """
+
+    def __init__(self) -> None:
+        self._handler: Any = None
+        self._in_step = self._asked = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take Ctrl-C over, where that is possible."""
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, self._on_interrupt)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note that a step begins."""
+        self._in_step = True
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop, if that was asked for."""
+        self._in_step = False
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give Ctrl-C back."""
+        self._give_back()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give Ctrl-C back."""
+        self._give_back()
+
+    def _on_interrupt(self, signal_number: int, frame: FrameType | None) -> None:
+        if not self._in_step or self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def _give_back(self) -> None:
+        self._in_step = self._asked = False
+        if self._handler is not None and signal.getsignal(signal.SIGINT) == self._on_interrupt:
+            signal.signal(signal.SIGINT, self._handler)
+        self._handler = None
+
+
+class CarriedCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint that takes the best epoch along when a run goes on in another folder.
+
+    Without that, the best epoch of the second part would pass for that of the whole run. The file is looked for beside
+    the checkpoint that is resumed from.
+    """
+
+    _resumed_from: Path | None = None
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note where the checkpoint lies that a fit goes on from."""
+        is_fit = trainer.state.fn == "fit" and trainer.ckpt_path is not None
+        self._resumed_from = Path(str(trainer.ckpt_path)) if is_fit else None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the scores, and copy the best checkpoint if it lies in another folder."""
+        if state_dict["dirpath"] == self.dirpath:
+            super().load_state_dict(state_dict)
+        elif self._resumed_from is not None and self.dirpath is not None and self.monitor is not None:
+            name = Path(state_dict["best_model_path"]).name
+            old, new = self._resumed_from.parent / name, Path(self.dirpath) / name
+            if name and old.is_file():
+                with old.open("rb") as file:
+                    write_atomically(new, lambda copy: shutil.copyfileobj(file, copy))
+                here = {"dirpath": self.dirpath, "best_model_path": str(new), "kth_best_model_path": str(new)}
+                best = {"best_k_models": {str(new): state_dict["best_model_score"]}, "last_model_path": ""}
+                super().load_state_dict({**state_dict, **here, **best})
