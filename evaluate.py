@@ -86,8 +86,11 @@ def _data(cfg: DictConfig, config: dict[str, Any]) -> RetrievalDataModule:
     for key in ("image_size", "preprocessing"):
         if cfg[key] is None:
             cfg[key] = check_trusted(config.get(key), key)
+    loading = {
+        key: cfg.data[key] for key in ("num_workers", "eval_batch_size", "cache_dir") if cfg.data[key] is not None
+    }
     data: RetrievalDataModule
-    data = instantiate(cfg.data) if cfg.dataset else build_trusted(config["data"], "dataset")
+    data = instantiate(cfg.data) if cfg.dataset else build_trusted({**config["data"], **loading}, "dataset")
     check_channels(data, cfg.channels)
     return data
 

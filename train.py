@@ -45,8 +45,9 @@ def main(cfg: DictConfig) -> float:
         check_fit(module, resumed["state_dict"])
         if change := compare_configs(resumed[CONFIG_KEY], OmegaConf.to_container(cfg, resolve=True)):
             print(change)
+    divides = cfg.divide and "_target_" in cfg.divide  # divide=none may leave what an experiment says about it
     # Undivided training has it, too: it makes resuming exact.
-    divide: DivideConquerCallback = instantiate(cfg.divide) or DivideConquerCallback(split_depth=0)
+    divide: DivideConquerCallback = instantiate(cfg.divide) if divides else DivideConquerCallback(split_depth=0)
     checkpoint: ModelCheckpoint | None = instantiate(cfg.checkpoint) if data.validates else None
     callbacks = [*instantiate(cfg.callbacks).values(), divide, KeepConfig(cfg), StopBetweenBatches()]
     callbacks += [checkpoint] if checkpoint else []

@@ -22,6 +22,9 @@ from divconq_pl.report import SELECTIONS
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()}
+GROUPS["experiment"] = [
+    name for name in GROUPS["experiment"] if name.startswith("glyphs")
+]  # others: test_experiments.py
 CHOICES = [(group, name) for group, names in GROUPS.items() for name in names]
 USUAL_MINER = {
     "margin": miners.DistanceWeightedMiner,
@@ -35,21 +38,14 @@ RECALL_KS = {
     "inshop": [1, 10, 20, 30, 40, 50],
     "vehicle_id": [1, 5],
 }
-WRITE = {
-    "cub200": trees.write_cub,
-    "cars196": trees.write_cars_all_in_one,
-    "sop": trees.write_sop,
-    "inshop": trees.write_inshop,
-    "vehicle_id": trees.write_vehicle_id,
-}
 pytestmark = pytest.mark.filterwarnings("ignore:.*is not as published")
 
 
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory):
     """A tiny copy of each published data set."""
-    roots = {name: tmp_path_factory.mktemp(name) for name in WRITE}
-    for name, write in WRITE.items():
+    roots = {name: tmp_path_factory.mktemp(name) for name in trees.WRITERS}
+    for name, write in trees.WRITERS.items():
         write(roots[name])
     return roots
 
@@ -79,7 +75,7 @@ def composed(tmp_path, images, copies, glyph_cache):
         named = [o.removeprefix("dataset=") for o in overrides if o.startswith("dataset=")]
         if named and named[-1] != "glyphs":
             root = {"image_folder": images, **copies}[named[-1]]
-            data = [f"dataset.root={root}", "image_size=32"]
+            data = [f"dataset.root={root}", "image_size=32", "data.num_workers=0"]
         else:
             data = [f"dataset.root={glyph_cache}", "dataset.size=16"]
             data += [] if any("dataset.num_classes=" in o for o in overrides) else ["dataset.num_classes=12"]

@@ -94,6 +94,7 @@ def test_every_part_has_its_own_learning_rate_and_weight_decay():
         optimizer=partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.5),
         embedding_lr_factor=10,
         loss_lr_factor=100,
+        loss_weight_decay_factor=0.2,
     )
     masks = partial(LearnedSubspaces, lr_factor=50, weight_decay_factor=0.1)
     groups = groups_of(mine, DivideConquerCallback(split_depth=2, every_n_epochs=1, subspaces=masks))
@@ -101,7 +102,7 @@ def test_every_part_has_its_own_learning_rate_and_weight_decay():
     assert rates == {
         "backbone": (pytest.approx(0.001), 0.5),
         "embedding": (pytest.approx(0.01), 0.5),
-        "loss": (pytest.approx(0.1), 0.5),
+        "loss": (pytest.approx(0.1), pytest.approx(0.1)),
         "masks": (pytest.approx(0.05), pytest.approx(0.05)),
     }
     members = {name: {id(parameter) for parameter in group["params"]} for name, group in groups.items()}

@@ -242,3 +242,13 @@ def write_vehicle_id(root: Path, test_list: str = "large") -> Tree:
     names = {c: f"vehicle {c}" for c in (*train, *tests["large"])}
     test = tests[test_list]
     return {"train": part(names, dict.fromkeys(train, IMAGES)), "test": part(names, dict.fromkeys(test, IMAGES))}
+
+
+WRITERS = {
+    "cub200": write_cub,
+    "cars196": write_cars_all_in_one,
+    "sop": write_sop,
+    "inshop": write_inshop,
+    "vehicle_id": write_vehicle_id,
+}
+"""What writes a data set in its first layout, by the name of its configuration."""

@@ -21,7 +21,15 @@ _SETTINGS = ("seed", "data.", "module.", "trainer.")
 """What makes a difference to a training; the division's own settings are compared by the callback."""
 
 _OF_THE_OPTIMISER = tuple(
-    f"module.{name}" for name in ("optimizer.", "lr_scheduler", "layer_decay", "embedding_lr_factor", "loss_lr_factor")
+    f"module.{name}"
+    for name in (
+        "optimizer.",
+        "lr_scheduler",
+        "layer_decay",
+        "embedding_lr_factor",
+        "loss_lr_factor",
+        "loss_weight_decay_factor",
+    )
 )
 
 

@@ -39,6 +39,8 @@ class DivideConquerModule(pl.LightningModule):
             (Bao et al., BEiT, 2022); 1 gives them all the optimiser's.
         embedding_lr_factor: learning rate of the embedding layer, as a multiple of the optimiser's.
         loss_lr_factor: learning rate of the loss's own parameters, as a multiple of the optimiser's.
+        loss_weight_decay_factor: weight decay of the loss's own parameters, as a multiple of the optimiser's; 0 for the
+            boundaries (beta) of a margin loss, which it would pull to zero.
         dropout: share of the features that is zeroed in training (the authors' code: 0.01).
         recall_ks: the K of Recall@K.
         nmi_runs: k-means runs that the NMI of the test set is the mean of (the papers: 10); 0 leaves it out, since it
@@ -68,6 +70,7 @@ class DivideConquerModule(pl.LightningModule):
         layer_decay: float = 1.0,
         embedding_lr_factor: float = 1.0,
         loss_lr_factor: float = 1.0,
+        loss_weight_decay_factor: float = 1.0,
         dropout: float = 0.0,
         recall_ks: Sequence[int] = (1, 2, 4, 8),
         nmi_runs: int = 0,
@@ -98,6 +101,7 @@ class DivideConquerModule(pl.LightningModule):
         self._layer_decay = layer_decay
         self._embedding_lr_factor = embedding_lr_factor
         self._loss_lr_factor = loss_lr_factor
+        self._loss_weight_decay_factor = loss_weight_decay_factor
         self._evaluated: list[list[tuple[Tensor, Tensor]]] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -150,7 +154,12 @@ class DivideConquerModule(pl.LightningModule):
         groups = [
             *self._backbone_groups(lr),
             {"name": "embedding", "params": list(self.embedding.parameters()), "lr": lr * self._embedding_lr_factor},
-            {"name": "loss", "params": list(self.loss.parameters()), "lr": lr * self._loss_lr_factor},
+            {
+                "name": "loss",
+                "params": list(self.loss.parameters()),
+                "lr": lr * self._loss_lr_factor,
+                "weight_decay": weight_decay * self._loss_weight_decay_factor,
+            },
         ]
         groups += [
             {
