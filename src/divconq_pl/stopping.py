@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import threading
+import warnings
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -92,7 +93,11 @@ class CarriedCheckpoint(ModelCheckpoint):
             old, new = self._resumed_from.parent / name, Path(self.dirpath) / name
             if not old.is_file():
                 return
-            best = torch.load(old, map_location="cpu", weights_only=True)
+            try:
+                best = torch.load(old, map_location="cpu", weights_only=True)
+            except Exception as error:  # a damaged file makes torch raise whatever the unpickler stumbles over
+                warnings.warn(f"{str(old)!r} cannot be read ({error}); the best epoch is looked for anew", stacklevel=2)
+                return
             if best["global_step"] <= self._step:  # a run may be killed before the others know of its best epoch
                 state_dict = best["callbacks"][self.state_key]
             with old.open("rb") as file:
