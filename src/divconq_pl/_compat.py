@@ -14,6 +14,7 @@ import torch
 from lightning_fabric.utilities.types import _Stateful
 from pytorch_lightning.loops.evaluation_loop import RestartStage
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from divconq_pl.errors import InputError
@@ -41,6 +42,42 @@ def check_order(trainer: pl.Trainer, callback: object) -> None:
                 f"{type(other).__name__} copies the module before it has its learned masks; put it after "
                 f"{type(callback).__name__} in the list of callbacks"
             )
+
+
+REFUSED_STRATEGIES = {
+    "FSDPStrategy": "which cuts parameters into pieces",
+    "DeepSpeedStrategy": "which steps its own optimiser",
+    "ModelParallelStrategy": "which cuts parameters into pieces",
+    "XLAStrategy": "whose devices do not give the state of their random numbers",
+    "SingleDeviceXLAStrategy": "whose devices do not give the state of their random numbers",
+}
+"""Strategies that divide and conquer cannot be trained with, by class name, subclasses included, and why."""
+
+
+def check_strategy(trainer: pl.Trainer) -> None:
+    """Refuse a strategy under which a loss's own weights cannot be narrowed, or an exact resume is impossible.
+
+    Raises:
+        InputError: for FSDP, DeepSpeed, model parallelism and XLA.
+    """
+    strategy = type(trainer.strategy)
+    for cls in strategy.__mro__:
+        if cls.__name__ in REFUSED_STRATEGIES:
+            raise InputError(
+                f"strategy {strategy.__name__}, {REFUSED_STRATEGIES[cls.__name__]}, does not go together with "
+                "divide-and-conquer; use strategy='ddp' or 'ddp_spawn', or a single device"
+            )
+
+
+def gradient_scale(trainer: pl.Trainer, optimizer: Optimizer) -> float:
+    """Return the factor that the gradients an optimiser is about to see are too large by.
+
+    Under a scaler of gradients they are what they should be by then, unless the optimiser divides them itself, as fused
+    ones do.
+    """
+    scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
+    divides_itself = getattr(optimizer, "_step_supports_amp_scaling", False)
+    return float(scaler.get_scale()) if scaler is not None and divides_itself else 1.0
 
 
 def get_train_loader(trainer: pl.Trainer) -> DataLoader[Any]:
