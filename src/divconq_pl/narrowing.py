@@ -180,8 +180,9 @@ def _narrow(
             return None
         if not subspaces.narrows:
             for owner, weight in (_owner(module, name) for name in dims):
-                if (own := getattr(owner, weight)).dtype != given["embeddings"].dtype:
-                    hide(owner, weight, own.clone())  # it is this that the loss converts
+                own = getattr(owner, weight)
+                # What the loss converts is a copy. Compiled code finds the weight where it finds a narrowed one.
+                hide(owner, weight, own if own.dtype == given["embeddings"].dtype else own.clone())
             return None
         device = given["embeddings"].device.type
         autocast.append((device, torch.is_autocast_enabled(device)))
