@@ -17,6 +17,7 @@ from divconq_pl import DivideConquerCallback, DivideConquerModule, InputError, L
 
 BATCHES = CLASSES * 8 // 16
 SUBSPACES = pytest.mark.parametrize("subspaces", ["fixed", "learned"])
+SGD = partial(torch.optim.SGD, lr=1e-2, momentum=0.9)
 STAGES = ["undivided", "divided", "divided", "merged", "conquered"]
 
 
@@ -36,7 +37,7 @@ class Groups(Vectors):
 class Plain(PlainModule):
     """A module whose loss owns weights and is computed wherever the Trainer's precision says."""
 
-    def __init__(self, optimizer=partial(torch.optim.SGD, lr=1e-2, momentum=0.9)):
+    def __init__(self, optimizer=SGD):
         super().__init__(losses.NormalizedSoftmaxLoss(CLASSES, WIDTH, temperature=0.2))
         self.backbone = nn.Sequential(nn.Linear(12, 20), nn.Tanh())
         self.make_optimizer = optimizer
@@ -52,7 +53,7 @@ class Ours(DivideConquerModule):
         backbone = nn.Sequential(nn.Linear(12, 20), nn.Tanh())
         backbone.out_features = 20
         loss = losses.NormalizedSoftmaxLoss(CLASSES, WIDTH, temperature=0.2)
-        super().__init__(backbone, WIDTH, loss, optimizer=partial(torch.optim.SGD, lr=1e-2, momentum=0.9))
+        super().__init__(backbone, WIDTH, loss, optimizer=SGD)
 
     def training_step(self, batch, batch_idx):
         return super().training_step(batch[:2], batch_idx)
@@ -178,13 +179,16 @@ def test_a_step_that_the_scaler_skips_moves_nothing_and_no_one_later(isolated):
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_masks_are_pushed_apart_alike_whoever_divides_scaled_gradients(fused):
-    subspaces = partial(LearnedSubspaces, orthogonality_weight=3.0)
     make = partial(Plain, partial(torch.optim.SGD, lr=1e-2, fused=fused))
-    _, _, full = train(make, subspaces)
-    _, _, half = train(make, subspaces, plugins=scaled())
-    masks, others = full.state_dict()["masks"], half.state_dict()["masks"]
-    assert (masks - masks.mean(0)).norm() > 0.1
-    assert torch.allclose(masks, others, atol=2e-3)
+
+    def masks(weight, **options):
+        subspaces = partial(LearnedSubspaces, orthogonality_weight=weight)
+        return train(make, subspaces, divide={"merge_at": None}, **options)[2].state_dict()["masks"]
+
+    full = masks(200.0)
+    effect = (full - masks(0.0)).abs().max()
+    assert effect > 0.05
+    assert (full - masks(200.0, plugins=scaled())).abs().max() < 0.1 * effect
 
 
 # Gradients.
@@ -253,37 +257,26 @@ def test_the_push_between_masks_is_clipped_together_with_the_loss(algorithm, plu
 
     class Spy(pl.Callback):
         def on_before_optimizer_step(self, trainer, module, optimizer):  # ours has come before
-            self.total = [None if p.grad is None else p.grad.clone() for p in module.parameters()]
+            self.total = [nn.Parameter(torch.zeros_like(p)) for p in module.parameters()]
+            for parameter, own in zip(module.parameters(), self.total, strict=True):
+                own.grad = None if parameter.grad is None else parameter.grad.clone()
             masks = module.divide_conquer_subspaces
-            idle = [k for k in range(2**masks.depth) if k != record.callback.learner]
             if record.callback.stage.phase == "divided":
-                pushed.append(all(masks.masks[k].grad.abs().sum() > 0 for k in idle))
+                idle = [mask for k, mask in enumerate(masks.masks) if k != record.callback.learner]
+                pushed.append(all(mask.grad.abs().sum() > 0 for mask in idle))
 
-    class Steps(Plain):
-        def configure_optimizers(self):
-            optimizer = super().configure_optimizers()
-            optimizer.register_step_pre_hook(self.check)
-            return optimizer
-
-        def check(self, *_):
+        def on_train_batch_end(self, trainer, module, *_):  # gradients are still those of the step
             clip = nn.utils.clip_grad_norm_ if algorithm == "norm" else nn.utils.clip_grad_value_
-            mine = [nn.Parameter(torch.zeros_like(p)) for p in self.parameters()]
-            for parameter, gradient in zip(mine, spy.total, strict=True):
-                parameter.grad = gradient
-            clip(mine, bound)
-            for parameter, expected in zip(self.parameters(), mine, strict=True):
-                if expected.grad is None:
-                    assert parameter.grad is None
-                else:
-                    assert torch.allclose(parameter.grad, expected.grad, atol=1e-7)
+            clip(self.total, bound)
+            for parameter, expected in zip(module.parameters(), self.total, strict=True):
+                assert (parameter.grad is None) == (expected.grad is None)
+                assert expected.grad is None or torch.allclose(parameter.grad, expected.grad, atol=1e-7)
 
-    spy = Spy()
-    callback = DivideConquerCallback(
-        split_depth=2, every_n_epochs=1, conquer_at=3, subspaces=partial(LearnedSubspaces, orthogonality_weight=1.0)
-    )
+    subspaces = partial(LearnedSubspaces, orthogonality_weight=1.0)
+    callback = DivideConquerCallback(split_depth=2, every_n_epochs=1, conquer_at=3, subspaces=subspaces)
     record = Record(callback)
     options = {"gradient_clip_val": bound, "gradient_clip_algorithm": algorithm, "plugins": plugins()}
-    trainer(callback, record, spy, max_epochs=4, **options).fit(Steps(), loader(Groups()))
+    trainer(callback, record, Spy(), max_epochs=4, **options).fit(Plain(), loader(Groups()))
     assert len(pushed) == 2 * BATCHES
     assert sum(pushed) > BATCHES  # masks that are still alike have nothing to be pushed by
 
@@ -295,11 +288,21 @@ class Graphs:
     """A backend that runs what it is given as it is, and counts what it was given."""
 
     def __init__(self):
-        self.count = 0
+        self.count, self.after = 0, []
 
     def __call__(self, graph, inputs):
         self.count += 1
         return graph.forward
+
+
+class Counts(pl.Callback):
+    """Note after each batch how many graphs there are."""
+
+    def __init__(self, graphs):
+        self.graphs = graphs
+
+    def on_train_batch_end(self, *_):
+        self.graphs.after.append(self.graphs.count)
 
 
 @pytest.mark.parametrize("part", ["module", "backbone", "loss"])
@@ -312,19 +315,21 @@ def test_compiled_training_is_the_same_and_has_no_graph_for_each_learner(subspac
         getattr(module, part).compile(backend=backend)
         return module
 
-    counts = []
-    for depth in (1, 2):
-        graphs, divide = Graphs(), {"split_depth": depth}
-        plain, module, _ = train(subspaces=subspaces, divide=divide)
-        compiled, other, _ = train(subspaces=subspaces, divide=divide, prepare=partial(compile_part, graphs))
-        assert compiled.batches == plain.batches
-        assert compiled.losses == pytest.approx(plain.losses, rel=1e-5)
-        for name, value in weights(module).items():
-            assert torch.allclose(weights(other)[name], value, atol=1e-5), name
-        counts.append(graphs.count)
-    assert counts[0] > 0
-    assert counts[1] == counts[0]
+    graphs = Graphs()
+    plain, module, _ = train(subspaces=subspaces)
+    compiled, other, _ = train(Plain, subspaces, Counts(graphs), prepare=partial(compile_part, graphs))
     torch.compiler.reset()
+    assert compiled.batches == plain.batches
+    assert compiled.losses == pytest.approx(plain.losses, rel=1e-5)
+    for name, value in weights(module).items():
+        assert torch.allclose(weights(other)[name], value, atol=1e-5), name
+    assert len(graphs.after) == len(plain.batches)
+    assert graphs.after[0] > 0
+    # A narrower slice is compiled in the first batch of its epoch, and then serves all learners.
+    for first, last in zip(graphs.after[::BATCHES], graphs.after[BATCHES - 1 :: BATCHES], strict=True):
+        assert first == last
+    # Back at the full embedding, what was compiled before the first division serves again.
+    assert graphs.after[2 * BATCHES] == graphs.after[-1]
 
 
 # Layout and evaluation.
@@ -368,22 +373,31 @@ def test_channels_may_come_last(subspaces):
 
 
 @SUBSPACES
-def test_validation_with_or_without_inference_mode_leaves_the_training_as_it_is(subspaces):
-    seen = []
-
-    class Spy(pl.Callback):
-        def on_validation_batch_start(self, *_):
-            seen.append(torch.is_inference_mode_enabled())
-
-    without, module, _ = train(Ours, subspaces)
-    for mode in (True, False):
+def test_evaluation_in_inference_mode_leaves_the_training_as_it_is(subspaces):
+    def halves(**options):
+        """Train, evaluate or not, and train on with the same Trainer."""
+        torch.manual_seed(0)
+        module, seen = Ours(), []
+        module.register_forward_hook(lambda *_: seen.append(torch.is_inference_mode_enabled()))
+        settings = {"split_depth": 1, "every_n_epochs": 2, "warmup_epochs": 1, "subspaces": subspaces}
+        callback = DivideConquerCallback(**settings)
+        val, data = DataLoader(Vectors(seed=1), batch_size=64), loader(Groups())
+        fitted = trainer(callback, max_epochs=2, **options)
+        fitted.fit(module, data, val)
         seen.clear()
-        val = DataLoader(Vectors(seed=1), batch_size=64)
-        options = {"inference_mode": mode, "val": val, "num_sanity_val_steps": 1, "val_check_interval": 0.5}
-        other, validated, _ = train(Ours, subspaces, Spy(), **options)
-        assert seen == [mode] * (1 + 5 * 2 * 3)
-        assert other.batches == without.batches
-        assert same(weights(module), weights(validated))
+        if options:
+            fitted.validate(module, val, verbose=False)
+        evaluated, fitted.fit_loop.max_epochs = set(seen), 4
+        torch.manual_seed(1)
+        fitted.fit(module, data, val)
+        assert [summary["epoch"] for summary in callback.history] == [1, 3]
+        return weights(module), evaluated
+
+    expected, _ = halves()
+    for mode in (True, False):
+        after, evaluated = halves(inference_mode=mode)
+        assert evaluated == {mode}
+        assert same(expected, after)
 
 
 # Strategies that cannot work.
