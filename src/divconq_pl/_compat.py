@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.data import _set_sampler_epoch
 from lightning_fabric.utilities.types import _Stateful
 from pytorch_lightning.loops.evaluation_loop import RestartStage
 from torch import Tensor
@@ -129,6 +130,11 @@ def set_train_loader(trainer: pl.Trainer, loader: DataLoader[Any], *, renew: boo
 def renew_batches(trainer: pl.Trainer) -> None:
     """Begin with the batches of the epoch anew, unless the Trainer is about to do so itself."""
     fit_loop = trainer.fit_loop
+    combined = fit_loop._combined_loader
+    assert combined is not None, "the training has not started"
+    for loader in combined.flattened:
+        # The Trainer tells the loaders of the last epoch what epoch it is, and after a resume none.
+        _set_sampler_epoch(loader, trainer.current_epoch)
     # The Trainer makes the iterator of a new epoch itself, except for its very first one.
     if trainer.current_epoch == 0 or fit_loop.is_resuming or fit_loop.restarting or fit_loop.epoch_loop.restarting:
         assert fit_loop._data_fetcher is not None
