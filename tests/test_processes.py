@@ -107,9 +107,8 @@ def test_metrics_are_those_of_one_process(tmp_path):
 
     (alone,) = evaluate(False, 1)
     assert 0.1 < alone["test/map_at_r"] < 0.999
-    for distributed in (False, True):
-        for metrics in evaluate(distributed, 2):
-            assert metrics == pytest.approx(alone, abs=1e-5)
+    for metrics in evaluate(True, 2):  # two_processes.py has the images seen by all of them
+        assert metrics == pytest.approx(alone, abs=1e-5)
 
 
 class Pairs(DivideConquerModule):

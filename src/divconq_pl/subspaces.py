@@ -276,6 +276,7 @@ def orthogonality(masks: Tensor) -> Tensor:
     learners = len(masks)
     if learners == 1:
         return masks.sum() * 0.0
-    unit = nn.functional.normalize(masks, dim=1)
+    # Masks that are nearly alike have gradients that drown in the rounding of half precision.
+    unit = nn.functional.normalize(masks.to(torch.promote_types(masks.dtype, torch.float32)), dim=1)
     cosines = unit @ unit.T
     return (cosines.sum() - cosines.diagonal().sum()) / (learners * (learners - 1))
