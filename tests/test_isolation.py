@@ -33,20 +33,26 @@ class Moves(pl.Callback):
 
 
 class Decaying(PlainModule):
-    def __init__(self, optimizer, manual=False):
+    def __init__(self, optimizer, steps="automatic"):
         super().__init__(losses.ProxyAnchorLoss(CLASSES, WIDTH))
-        self.make, self.automatic_optimization = optimizer, not manual
+        self.make, self.steps = optimizer, steps
+        self.automatic_optimization = steps == "automatic"
 
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
         if not self.automatic_optimization:
-            optimizer = self.optimizers()
-            optimizer.zero_grad()
+            optimizers = self.optimizers() if self.steps == "by hand, two" else [self.optimizers()]
+            for optimizer in optimizers:
+                optimizer.zero_grad()
             self.manual_backward(loss)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
         return loss
 
     def configure_optimizers(self):
+        if self.steps == "by hand, two":
+            network = [*self.backbone.parameters(), *self.head.parameters()]
+            return [self.make(network), self.make(self.loss.parameters())]
         return self.make(self.parameters())
 
 
@@ -57,18 +63,18 @@ OPTIMIZERS = {
 }
 
 
-def moves(optimizer, isolate, manual=False, **options):
+def moves(optimizer, isolate, steps="automatic", **options):
     divide = DivideConquerCallback(split_depth=2, every_n_epochs=1, conquer_at=4, isolate=isolate)
     witness = Moves(divide)
-    trainer(divide, witness, max_epochs=5, **options).fit(Decaying(OPTIMIZERS[optimizer], manual), loader())
+    trainer(divide, witness, max_epochs=5, **options).fit(Decaying(OPTIMIZERS[optimizer], steps), loader())
     return witness.moves
 
 
-@pytest.mark.parametrize("manual", [False, True], ids=["automatic", "manual"])
+@pytest.mark.parametrize("steps", ["automatic", "by hand", "by hand, two"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_only_the_active_coordinates_move(optimizer, manual):
+def test_only_the_active_coordinates_move(optimizer, steps):
     divided = 0
-    for learner, depth, moved in moves(optimizer, isolate=True, manual=manual):
+    for learner, depth, moved in moves(optimizer, isolate=True, steps=steps):
         width = WIDTH >> depth
         own = set(range(WIDTH)) if learner is None else set(range(learner * width, (learner + 1) * width))
         divided += learner is not None

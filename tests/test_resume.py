@@ -175,12 +175,24 @@ class Both(Restless):
         ({"divide": {"warmup_epochs": 0}}, ["005-step", "012-epoch"]),
         ({"val_check_interval": 0.5}, ["005-step", "018-step", "018-validation", "042-validation", "043-step"]),
         ({"accumulate_grad_batches": 3}, ["002-step", "004-step", "009-step", "014-step"]),
+        ({"accumulate_grad_batches": 3, "subspaces": "learned"}, ["004-step", "005-step", "009-step", "010-step"]),
+        ({"accumulate_grad_batches": 3, "divide": {"isolate": True}}, ["004-step", "005-step", "009-step", "010-step"]),
         ({"make": Plateau}, ["005-step", "012-validation", "024-epoch", "029-step", "036-step", "055-step"]),
         ({"make": Both, "data": two_loaders}, ["005-step", "029-step", "036-epoch", "055-step"]),
         ({"reload_dataloaders_every_n_epochs": 1}, ["005-step", "029-step", "055-step"]),
         ({"limit_train_batches": 7}, ["005-step", "014-epoch", "026-step", "028-epoch", "035-step"]),
     ],
-    ids=["at once", "validation in between", "accumulation", "plateau", "loaders", "reloaded", "limited"],
+    ids=[
+        "at once",
+        "validation in between",
+        "accumulation",
+        "accumulation, learned",
+        "accumulation, isolated",
+        "plateau",
+        "loaders",
+        "reloaded",
+        "limited",
+    ],
 )
 def test_whatever_else_the_trainer_does(tmp_path, options, names):
     assert_all_lead_to_the_same_end(tmp_path, names, **options)

@@ -233,6 +233,20 @@ def test_without_reason_to_push_masks_apart_there_is_no_such_gradient(
     assert all(gradient is None for gradient in others)
 
 
+def test_masks_in_half_precision_are_pushed_apart_in_single() -> None:
+    def gradients(subspaces: LearnedSubspaces) -> Tensor:
+        subspaces.set_depth(2)
+        subspaces.load_masks_state(values)
+        subspaces.activate(0)
+        subspaces.finish_gradients(push_apart=True)
+        return torch.stack([mask.grad for mask in subspaces.masks])
+
+    values = (1 + 0.01 * torch.randn(4, 16)).bfloat16()
+    half, double = gradients(LearnedSubspaces(16, 2).bfloat16()), gradients(LearnedSubspaces(16, 2).double())
+    assert half.dtype == torch.bfloat16
+    assert (half - double).norm() < 0.01 * double.norm()
+
+
 def test_an_optimiser_leaves_masks_alone_that_no_batch_has_used_since_its_last_step() -> None:
     """Also if their gradients are kept as zeros, and it has momentum and weight decay."""
     subspaces = learned_at(2)

@@ -15,6 +15,7 @@ from lightning_fabric.utilities.data import _set_sampler_epoch
 from lightning_fabric.utilities.types import _Stateful
 from pytorch_lightning.loops.evaluation_loop import RestartStage
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from divconq_pl.errors import InputError
@@ -42,6 +43,42 @@ def check_order(trainer: pl.Trainer, callback: object) -> None:
                 f"{type(other).__name__} copies the module before it has its learned masks; put it after "
                 f"{type(callback).__name__} in the list of callbacks"
             )
+
+
+REFUSED_STRATEGIES = {
+    "FSDPStrategy": "which cuts parameters into pieces",
+    "DeepSpeedStrategy": "which steps its own optimiser",
+    "ModelParallelStrategy": "which cuts parameters into pieces",
+    "XLAStrategy": "whose devices do not give the state of their random numbers",
+    "SingleDeviceXLAStrategy": "whose devices do not give the state of their random numbers",
+}
+"""Strategies that divide and conquer cannot be trained with, by class name, subclasses included, and why."""
+
+
+def check_strategy(trainer: pl.Trainer) -> None:
+    """Refuse a strategy under which a loss's own weights cannot be narrowed, or an exact resume is impossible.
+
+    Raises:
+        InputError: for FSDP, DeepSpeed, model parallelism and XLA.
+    """
+    strategy = type(trainer.strategy)
+    for cls in strategy.__mro__:
+        if cls.__name__ in REFUSED_STRATEGIES:
+            raise InputError(
+                f"strategy {strategy.__name__}, {REFUSED_STRATEGIES[cls.__name__]}, does not go together with "
+                "divide-and-conquer; use strategy='ddp' or 'ddp_spawn', or a single device"
+            )
+
+
+def gradient_scale(trainer: pl.Trainer, optimizer: Optimizer) -> float:
+    """Return the factor that the gradients an optimiser is about to see are too large by.
+
+    Under a scaler of gradients they are what they should be by then, unless the optimiser divides them itself, as fused
+    ones do.
+    """
+    scaler: Any = getattr(trainer.precision_plugin, "scaler", None)
+    divides_itself = getattr(optimizer, "_step_supports_amp_scaling", False)
+    return float(scaler.get_scale()) if scaler is not None and divides_itself else 1.0
 
 
 def get_train_loader(trainer: pl.Trainer) -> DataLoader[Any]:
@@ -89,7 +126,6 @@ def set_train_loader(trainer: pl.Trainer, loader: DataLoader[Any], *, renew: boo
             iterator  # whose length is asked for if an exception ends the fit before there is a new one
         )
         combined.flattened = [loader, *combined.flattened[1:]]
-        _set_sampler_epoch(loader, trainer.current_epoch)  # the Trainer has told the last loader only
         renew = True
     if renew:
         renew_batches(trainer)
@@ -98,6 +134,11 @@ def set_train_loader(trainer: pl.Trainer, loader: DataLoader[Any], *, renew: boo
 def renew_batches(trainer: pl.Trainer) -> None:
     """Begin with the batches of the epoch anew, unless the Trainer is about to do so itself."""
     fit_loop = trainer.fit_loop
+    combined = fit_loop._combined_loader
+    assert combined is not None, "the training has not started"
+    for loader in combined.flattened:
+        # The Trainer tells the loaders of the last epoch what epoch it is, and after a resume none.
+        _set_sampler_epoch(loader, trainer.current_epoch)
     if trainer.current_epoch == 0 or fit_loop.is_resuming or fit_loop.epoch_loop.restarting:
         assert fit_loop._data_fetcher is not None
         iter(fit_loop._data_fetcher)

@@ -193,6 +193,7 @@ class DivideConquerCallback(_compat.CallbackBase):
         if not self.schedule.split_depth:
             self._subspaces = None
             return
+        _compat.check_strategy(trainer)
         if shortfall := self.schedule.shortfall(trainer.max_epochs):
             rank_zero_warn(shortfall)
         name, self._layer, width = conventions.find_embedding_layer(pl_module, self._embedding)
@@ -233,7 +234,7 @@ class DivideConquerCallback(_compat.CallbackBase):
         if self._isolate:
             losses = loss_slices(pl_module, self._subspaces.width, self._weight_dims)
             slices = embedding_slices(self._layer, losses)
-            self._handles += [h for o in trainer.optimizers for h in isolate(o, slices, self._subspaces)]
+            self._handles += isolate(trainer.optimizers, slices, self._subspaces)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what could not be divided later, and pick up the thread where a resumed epoch was left."""
@@ -314,6 +315,11 @@ class DivideConquerCallback(_compat.CallbackBase):
             self.learner = self._router.next_learner()
             self._subspaces.activate(self.learner if self.stage.phase == "divided" else None)
 
+    def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
+        """Forget the learners whose gradients are dropped now: a scaler of gradients may have skipped their step."""
+        if self._subspaces is not None:
+            self._subspaces.used.intersection_update({self._subspaces.active})
+
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Stop at a loss that is no number, before it gets into the weights."""
         if self._subspaces is not None and _compat.has_diverged(trainer, loss):
@@ -346,7 +352,9 @@ class DivideConquerCallback(_compat.CallbackBase):
     ) -> None:
         """Push learned masks apart, and leave a frozen backbone as it is."""
         if isinstance(self._subspaces, LearnedSubspaces) and _optimises(optimizer, self._subspaces):
-            self._subspaces.finish_gradients(push_apart=self.stage.phase == "divided")
+            self._subspaces.finish_gradients(
+                push_apart=self.stage.phase == "divided", scale=_compat.gradient_scale(trainer, optimizer)
+            )
         if self.stage.frozen:
             for parameter in self._frozen:
                 parameter.grad = None
@@ -397,6 +405,7 @@ class DivideConquerCallback(_compat.CallbackBase):
             "depth": None if clusters is None else clusters.depth,
             "since": self._since,
             "entered": self._entered,
+            "used": [] if subspaces is None else sorted(subspaces.used),
             "labels": self._labels,
             "history": [dict(summary) for summary in self.history],
             "masks": subspaces.masks_state() if isinstance(subspaces, LearnedSubspaces) else None,
@@ -429,6 +438,7 @@ class DivideConquerCallback(_compat.CallbackBase):
                     f"split_depth of {state_dict['depth']} or more instead of {self._subspaces.split_depth}"
                 )
             self._use(self.division.merged(state_dict["depth"]), since=state_dict["since"])
+        self._subspaces.used = set(state_dict.get("used", ()))  # in what is accumulated for the next step
         if isinstance(self._subspaces, LearnedSubspaces):
             if state_dict["masks"] is None or state_dict["masks"].shape != self._subspaces.masks_state().shape:
                 raise InputError(

@@ -35,7 +35,7 @@ def embedding_slices(layer: nn.Module, losses: Iterable[tuple[nn.Parameter, int]
     return {**dict.fromkeys(layer.parameters(), 0), **dict(losses)}
 
 
-def isolate(optimizer: Optimizer, slices: Slices, subspaces: Subspaces) -> list[RemovableHandle]:
+def isolate(optimizers: Iterable[Optimizer], slices: Slices, subspaces: Subspaces) -> list[RemovableHandle]:
     """Undo what an optimiser's step does to coordinates that no batch has used since its last step.
 
     Zero gradients do not keep a coordinate in place: momentum, Adam's moments and weight decay move it on. Parameters
@@ -43,7 +43,7 @@ def isolate(optimizer: Optimizer, slices: Slices, subspaces: Subspaces) -> list[
     parameters and their state per step.
 
     Args:
-        optimizer: any torch optimiser.
+        optimizers: any torch optimisers.
         slices: the parameters that are cut into subspaces.
         subspaces: tells which learners were active.
 
@@ -57,32 +57,41 @@ def isolate(optimizer: Optimizer, slices: Slices, subspaces: Subspaces) -> list[
         raise InputError(
             f"isolate=True needs fixed subspaces, {type(subspaces).__name__} share all coordinates; use isolate=False"
         )
-    mine = {
-        parameter: dim
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if (dim := slices.get(parameter)) is not None
-    }
+    used: dict[Optimizer, set[int]] = {optimizer: set() for optimizer in optimizers}
+    return [handle for optimizer in used for handle in _isolate(optimizer, _of(optimizer, slices), subspaces, used)]
+
+
+def _isolate(
+    optimizer: Optimizer, slices: Slices, subspaces: FixedSubspaces, used: Mapping[Optimizer, set[int]]
+) -> tuple[RemovableHandle, RemovableHandle]:
     saved: list[tuple[Tensor, int, Tensor]] = []
 
-    def before(optimizer: Optimizer, *_: Any) -> None:
+    def before(*_: Any) -> None:
+        for learners in used.values():  # each optimiser steps in its own time
+            learners |= subspaces.used
+        subspaces.used.clear()
         saved.clear()
-        if subspaces.used:
+        if used[optimizer]:
             saved.extend(
                 (values, dim, values.detach().clone())
-                for parameter, dim in mine.items()
+                for parameter, dim in slices.items()
                 for values in (parameter, *_state_like(optimizer, parameter))
             )
 
     @torch.no_grad()
     def after(*_: Any) -> None:
         for values, dim, old in saved:
-            idle = subspaces.idle(values.device)
+            idle = subspaces.idle(used[optimizer], values.device)
             values.index_copy_(dim, idle, old.index_select(dim, idle))
         saved.clear()
-        subspaces.used.clear()
+        used[optimizer].clear()
 
-    return [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+    return optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)
+
+
+def _of(optimizer: Optimizer, slices: Slices) -> dict[nn.Parameter, int]:
+    """Return what an optimiser optimises."""
+    return {p: slices[p] for group in optimizer.param_groups for p in group["params"] if p in slices}
 
 
 def _state_like(optimizer: Optimizer, parameter: nn.Parameter) -> list[Tensor]:

@@ -43,7 +43,10 @@ def narrow_losses(
 
     What enters them as ``embeddings`` and ``ref_emb`` is narrowed, and so are the weights that a loss owns (proxies,
     class centres), so value and gradient are those of the same loss built at the subspace's width. They compute in
-    float32, also under mixed precision. Without an active subspace nothing is changed.
+    float32, also under mixed precision. Without an active subspace their value is what it would be anyway, but the
+    weights they own keep the precision that they have, so that an optimiser can go on with them. (A loss of
+    pytorch-metric-learning by itself turns its weights for good into the precision of the first embeddings that it is
+    given, on a CPU also under mixed precision.)
 
     Args:
         module: a module with losses and miners of pytorch-metric-learning, or subclasses of its base classes.
@@ -173,7 +176,13 @@ def _narrow(
                     f"{type(module).__name__} was given embeddings of width {values.shape[-1]}, but the embedding "
                     f"layer gives {subspaces.width}; name the layer that gives the embedding with embedding='...'"
                 )
-        if not subspaces.narrows or "embeddings" not in narrowed:
+        if "embeddings" not in narrowed:
+            return None
+        if not subspaces.narrows:
+            for owner, weight in (_owner(module, name) for name in dims):
+                own = getattr(owner, weight)
+                # What the loss converts is a copy. Compiled code finds the weight where it finds a narrowed one.
+                hide(owner, weight, own if own.dtype == given["embeddings"].dtype else own.clone())
             return None
         device = given["embeddings"].device.type
         autocast.append((device, torch.is_autocast_enabled(device)))
@@ -183,8 +192,7 @@ def _narrow(
             slices = {id(values): subspaces.narrow(_single(values), values.ndim - 1) for values in narrowed.values()}
             narrowed = {name: slices[id(values)] for name, values in narrowed.items()}
         for name, dim in dims.items():
-            path, _, weight = name.rpartition(".")
-            owner = module.get_submodule(path)
+            owner, weight = _owner(module, name)
             hide(owner, weight, subspaces.narrow(_single(getattr(owner, weight)), dim))
         if isinstance(module, ManifoldLoss):
             hide(module, "l", narrowed["embeddings"].shape[-1])
@@ -202,6 +210,12 @@ def _narrow(
         part.register_forward_pre_hook(torch.compiler.disable(enter), with_kwargs=True),
         part.register_forward_hook(torch.compiler.disable(leave), always_call=True),
     )
+
+
+def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Return the submodule that a parameter belongs to, and the parameter's name there."""
+    path, _, own = name.rpartition(".")
+    return module.get_submodule(path), own
 
 
 def _single(values: Tensor) -> Tensor:

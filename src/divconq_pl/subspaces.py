@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -122,10 +122,10 @@ class FixedSubspaces(Subspaces):
         if learner is not None:
             self.learner.fill_(learner)
 
-    def idle(self, device: torch.device) -> Tensor:
-        """Return the coordinates that no learner has used since the optimiser's last step, int64."""
+    def idle(self, learners: Iterable[int], device: torch.device) -> Tensor:
+        """Return the coordinates of all other than these learners, int64."""
         width = self.width >> self.depth
-        used = [coordinate for k in self.used for coordinate in range(k * width, (k + 1) * width)]
+        used = [coordinate for k in learners for coordinate in range(k * width, (k + 1) * width)]
         mask = torch.ones(self.width, dtype=torch.bool, device=device)
         mask[used] = False
         return torch.nonzero(mask).squeeze(1)
@@ -220,15 +220,17 @@ class LearnedSubspaces(Subspaces):
         return embeddings + sum((mask.sum() for mask in self.parameters()), torch.zeros(())) * 0.0
 
     @torch.enable_grad()
-    def finish_gradients(self, *, push_apart: bool) -> None:
+    def finish_gradients(self, *, push_apart: bool, scale: float = 1.0) -> None:
         """Make the gradients of the masks what an optimiser should see; to be called before each of its steps.
 
         A mask that no batch has used since the last step gets none, so that momentum and weight decay leave it alone.
         The gradient of ``orthogonality_weight * orthogonality(masks)`` is added here: it depends on the masks alone, so
-        it need not pass through the training step of a module that is not ours.
+        it need not pass through the training step of a module that is not ours. It comes before gradients are clipped,
+        as it would if it were in the loss.
 
         Args:
             push_apart: whether to add the orthogonality term.
+            scale: what the gradients are multiplied by at this moment, under mixed precision.
         """
         for k, mask in enumerate(self.parameters()):
             if k not in self.used:
@@ -237,7 +239,7 @@ class LearnedSubspaces(Subspaces):
         masks = self.masks
         if not push_apart or not self.orthogonality_weight or len(masks) == 1 or not masks[0].requires_grad:
             return
-        term = self.orthogonality_weight * orthogonality(torch.stack([mask.relu() for mask in masks]))
+        term = scale * self.orthogonality_weight * orthogonality(torch.stack([mask.relu() for mask in masks]))
         for mask, gradient in zip(masks, torch.autograd.grad(term, masks), strict=True):
             mask.grad = gradient if mask.grad is None else mask.grad + gradient
 
@@ -274,6 +276,7 @@ def orthogonality(masks: Tensor) -> Tensor:
     learners = len(masks)
     if learners == 1:
         return masks.sum() * 0.0
-    unit = nn.functional.normalize(masks, dim=1)
+    # Masks that are nearly alike have gradients that drown in the rounding of half precision.
+    unit = nn.functional.normalize(masks.to(torch.promote_types(masks.dtype, torch.float32)), dim=1)
     cosines = unit @ unit.T
     return (cosines.sum() - cosines.diagonal().sum()) / (learners * (learners - 1))
