@@ -247,49 +247,6 @@ class DivideConquerCallback(_compat.CallbackBase):
             else:
                 self.on_train_epoch_start(trainer, pl_module)
 
-    def _describe_settings(self, width: int) -> dict[str, Any]:
-        """Return what decides how the training goes, as plain values."""
-        plan = ("split_depth", "every_n_epochs", "first_division", "freeze_epochs", "merge_at", "conquer_at", "flat")
-        return {
-            "subspaces": type(self._subspaces).__name__,
-            "width": width,
-            **{name: getattr(self.schedule, name, None) for name in (*plan, "progressive")},
-            "cluster_on": self._cluster_on,
-            "images_per_class": self._images_per_class,
-            "allotment": self._allotment,
-            "isolate": self._isolate,
-            "seed": self._seed,
-        }
-
-    def _check_data(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        loader = self._router.users_loader(trainer)
-        check_loader(loader, self._images_per_class, learners := 2**self.schedule.split_depth)
-        labels = self.dataset_labels(loader.dataset)
-        if labels is not None:
-            check_divisible(labels, learners)
-        if advice := conventions.label_advice(pl_module, loader.dataset):
-            rank_zero_warn(advice)
-        name_of = partial(conventions.image_name, loader.dataset)
-        self._images = fingerprint(labels, name_of, len(loader.dataset))  # type: ignore[arg-type]
-        self._settings |= {"batch_size": batch_size(loader), "batches": len(loader), "processes": trainer.world_size}
-        if self._checkpoint is not None:
-            check_images(self._checkpoint["images"], self._images, name_of)
-            mid_epoch = _compat.entered_mid_epoch(trainer) and self._entered == trainer.current_epoch
-            change = compare_settings(self._checkpoint["settings"], self._settings, mid_epoch=mid_epoch)
-            if change:
-                rank_zero_warn(change)
-            self._checkpoint = None
-
-    def _enter_mid_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on in the middle of an epoch, or at its end, where a run was stopped."""
-        self.stage = self.schedule.stage(trainer.current_epoch)
-        done = _compat.batches_done(trainer)
-        restored = self._resume_point.is_restored
-        self._resume_point.begin_again(trainer)
-        if self._clusters is not None or (restored and not _compat.restores_its_batches(trainer)):
-            self._route_batches(trainer, renew=trainer.current_epoch > 0, done=done)
-        self._resume_point.go_on(trainer, pl_module, done)
-
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Enter the stage of the epoch: divide or merge, and choose where its batches come from."""
         resumed = self._resume_point.is_restored
@@ -447,6 +404,50 @@ class DivideConquerCallback(_compat.CallbackBase):
             self._subspaces.load_masks_state(state_dict["masks"])
 
     # How it is done.
+
+    def _describe_settings(self, width: int) -> dict[str, Any]:
+        """Return what decides how the training goes, as plain values."""
+        plan = ("split_depth", "every_n_epochs", "first_division", "freeze_epochs", "merge_at", "conquer_at", "flat")
+        return {
+            "subspaces": type(self._subspaces).__name__,
+            "width": width,
+            **{name: getattr(self.schedule, name, None) for name in (*plan, "progressive")},
+            "cluster_on": self._cluster_on,
+            "images_per_class": self._images_per_class,
+            "allotment": self._allotment,
+            "isolate": self._isolate,
+            "seed": self._seed,
+        }
+
+    def _check_data(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse data that cannot be divided, or with which a checkpoint cannot be gone on from."""
+        loader = self._router.users_loader(trainer)
+        check_loader(loader, self._images_per_class, learners := 2**self.schedule.split_depth)
+        labels = self.dataset_labels(loader.dataset)
+        if labels is not None:
+            check_divisible(labels, learners)
+        if advice := conventions.label_advice(pl_module, loader.dataset):
+            rank_zero_warn(advice)
+        name_of = partial(conventions.image_name, loader.dataset)
+        self._images = fingerprint(labels, name_of, len(loader.dataset))  # type: ignore[arg-type]
+        self._settings |= {"batch_size": batch_size(loader), "batches": len(loader), "processes": trainer.world_size}
+        if self._checkpoint is not None:
+            check_images(self._checkpoint["images"], self._images, name_of)
+            mid_epoch = _compat.entered_mid_epoch(trainer) and self._entered == trainer.current_epoch
+            change = compare_settings(self._checkpoint["settings"], self._settings, mid_epoch=mid_epoch)
+            if change:
+                rank_zero_warn(change)
+            self._checkpoint = None
+
+    def _enter_mid_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on in the middle of an epoch, or at its end, where a run was stopped."""
+        self.stage = self.schedule.stage(trainer.current_epoch)
+        done = _compat.batches_done(trainer)
+        restored = self._resume_point.is_restored
+        self._resume_point.begin_again(trainer)
+        if self._clusters is not None or (restored and not _compat.restores_its_batches(trainer)):
+            self._route_batches(trainer, renew=trainer.current_epoch > 0, done=done)
+        self._resume_point.go_on(trainer, pl_module, done)
 
     def _divide(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the training images, divide them anew, and say what came of it."""
