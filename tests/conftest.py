@@ -1,9 +1,14 @@
-"""What the tests share: quiet trainers, a small network and data with latent factors."""
+"""What the tests share: one thread, a random state, a folder, and the programs of the command line."""
 
+import logging
+import runpy
+import signal
+import sys
 import warnings
 
 import pytest
 import torch
+from programs import ROOT
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -23,3 +28,35 @@ def _seeded(tmp_path, monkeypatch):
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         yield
     assert not torch.is_autocast_enabled("cpu"), "a test left mixed precision switched on for those after it"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    return tmp_path_factory.mktemp("workplace")
+
+
+@pytest.fixture
+def call(monkeypatch, capfd, workplace):
+    """Run a program in this process, which takes a fraction of the time; return what `finish` does."""
+    handlers, level, on_interrupt = logging.root.handlers[:], logging.root.level, signal.getsignal(signal.SIGINT)
+    # What the program sets for itself is taken back after the test.
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("DIVCONQ_CACHE", str(workplace / "cache"))
+
+    def call(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capfd.readouterr()
+
+    yield call
+    for handler in set(logging.root.handlers) - set(handlers):
+        handler.close()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    signal.signal(signal.SIGINT, on_interrupt)

@@ -2,10 +2,8 @@
 
 import csv
 import json
-import logging
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -16,19 +14,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from programs import ROOT, contents, refusal
 
 import divconq_pl
 from divconq_pl.data import Glyphs
 
-ROOT = Path(__file__).parent.parent
 TINY = ["dataset.num_classes=24", "dataset.size=16", "data.batch_size=16", "trainer.enable_progress_bar=false"]
 TESTED = {*(f"test/recall_at_{k}" for k in (1, 2, 4, 8)), "test/map_at_r", "test/r_precision"}
 PATIENCE = 180  # seconds until a program counts as stuck
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    return tmp_path_factory.mktemp("workplace")
 
 
 @pytest.fixture(scope="module")
@@ -64,33 +57,6 @@ def finish(process):
     finally:
         process.kill()
     return process.returncode, out, err
-
-
-@pytest.fixture
-def call(monkeypatch, capfd, workplace):
-    """Run a program in this process, which takes a fraction of the time; return what `finish` does."""
-    handlers, level, on_interrupt = logging.root.handlers[:], logging.root.level, signal.getsignal(signal.SIGINT)
-    # What the program sets for itself is taken back after the test.
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-        monkeypatch.setenv(name, "0")
-    monkeypatch.setenv("DIVCONQ_CACHE", str(workplace / "cache"))
-
-    def call(script, *arguments):
-        monkeypatch.setattr(sys, "argv", [script, *arguments])
-        code = 0
-        try:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capfd.readouterr()
-
-    yield call
-    for handler in set(logging.root.handlers) - set(handlers):
-        handler.close()
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-    signal.signal(signal.SIGINT, on_interrupt)
 
 
 @pytest.fixture(scope="module")
@@ -408,16 +374,6 @@ def test_a_wrong_name_gives_one_line_and_nothing_else(call, tmp_path):
     assert err == f"error: there is no loss=margn; did you mean 'loss=margin'? loss has: {losses}\n"
 
 
-def refusal(outcome):
-    """Return the last line of what a program said before it exited with code 2."""
-    code, out, err = outcome
-    assert code == 2
-    assert "Traceback" not in out + err
-    line = err.splitlines()[-1]
-    assert line.startswith("error: ")
-    return line
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -456,13 +412,6 @@ def refusal(outcome):
 def test_what_is_wrong_with_the_input_is_said_in_one_line(call, arguments, message):
     line = refusal(call("train.py", *arguments, "trainer.enable_progress_bar=false", "logger=none"))
     assert re.search(message, line), line
-
-
-def contents(folder):
-    return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
-        for path in [folder, *folder.rglob("*")]
-    }
 
 
 @pytest.mark.parametrize(
