@@ -18,11 +18,21 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from divconq_pl import DivideConquerCallback
 from divconq_pl.app import KeepConfig, run_command
+from divconq_pl.arguments import check_values
 from divconq_pl.checkpoint import check_fit, read_checkpoint
 from divconq_pl.pictures import draw_divisions, draw_gallery
+from divconq_pl.rehearsal import rehearse
 from divconq_pl.report import how_chosen, print_results, published, selection, write_json
 
 CONFIG_DIR = Path(__file__).parent / "conf"
+KINDS = {
+    **dict.fromkeys(("seed", "channels"), int),
+    **dict.fromkeys(("data", "module", "trainer", "checkpoint"), object),
+    **dict.fromkeys(("callbacks", "logger", "published"), dict | None),
+    "divide": object | None,
+    "ckpt_path": str | None,
+    "image_size": int | None,
+}
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -33,6 +43,7 @@ def main(cfg: DictConfig) -> float:
         Recall@1 of the best epoch on the validation classes, for sweeps that optimise it; without any, of the test.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
+    check_values(cfg, **KINDS)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     figures = published(cfg.published)
     resumed = None if cfg.ckpt_path is None else read_checkpoint(cfg.ckpt_path, "ckpt_path")
@@ -42,7 +53,8 @@ def main(cfg: DictConfig) -> float:
     module = instantiate(cfg.module)
     if resumed is not None:
         check_fit(module, resumed["state_dict"])
-    divide: DivideConquerCallback | None = instantiate(cfg.divide) or None
+    rehearse(module, data)
+    divide: DivideConquerCallback | None = instantiate(cfg.divide)
     checkpoint: ModelCheckpoint | None = instantiate(cfg.checkpoint) if data.validates else None
     callbacks = [*instantiate(cfg.callbacks).values(), *filter(None, (divide, checkpoint)), KeepConfig(cfg)]
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=list(instantiate(cfg.logger).values()))
@@ -50,10 +62,12 @@ def main(cfg: DictConfig) -> float:
     began = time.perf_counter()
     try:
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
-    except SystemExit:  # what the Trainer makes of Ctrl-C
-        if trainer.interrupted:
-            kept = max(Path(cfg.checkpoint.dirpath).glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
-            print(f"interrupted; go on with ckpt_path={kept}" if kept else "interrupted before the first step")
+    except (SystemExit, Exception) as stop:  # the first is what the Trainer makes of Ctrl-C
+        kept = max(Path(cfg.checkpoint.dirpath).glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
+        if trainer.interrupted and kept:
+            print(f"interrupted; go on with ckpt_path={kept}")
+        elif trainer.interrupted and isinstance(stop, SystemExit):
+            print("interrupted before the first step")
         raise
     seconds = time.perf_counter() - began
     divisions = list(divide.history) if divide else []  # the test restores those of the best epoch
