@@ -20,16 +20,19 @@ from divconq_pl import DivideConquerCallback
 from divconq_pl.app import KeepConfig, run_command
 from divconq_pl.arguments import check_values
 from divconq_pl.checkpoint import check_fit, read_checkpoint
+from divconq_pl.errors import InputError
 from divconq_pl.pictures import draw_divisions, draw_gallery
 from divconq_pl.rehearsal import rehearse
 from divconq_pl.report import how_chosen, print_results, published, selection, write_json
+from divconq_pl.workers import NoticeDeadWorkers
 
 CONFIG_DIR = Path(__file__).parent / "conf"
 KINDS = {
     **dict.fromkeys(("seed", "channels"), int),
     **dict.fromkeys(("data", "module", "trainer", "checkpoint"), object),
-    **dict.fromkeys(("callbacks", "logger", "published"), dict | None),
+    **dict.fromkeys(("callbacks", "logger"), dict[str, object | None] | None),
     "divide": object | None,
+    "published": dict | None,
     "ckpt_path": str | None,
     "image_size": int | None,
 }
@@ -56,8 +59,12 @@ def main(cfg: DictConfig) -> float:
     rehearse(module, data)
     divide: DivideConquerCallback | None = instantiate(cfg.divide)
     checkpoint: ModelCheckpoint | None = instantiate(cfg.checkpoint) if data.validates else None
-    callbacks = [*instantiate(cfg.callbacks).values(), *filter(None, (divide, checkpoint)), KeepConfig(cfg)]
-    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=list(instantiate(cfg.logger).values()))
+    named = [*instantiate(cfg.callbacks or {}).values(), divide, checkpoint]
+    callbacks = [*filter(None, named), KeepConfig(cfg), NoticeDeadWorkers()]
+    loggers = filter(None, instantiate(cfg.logger or {}).values())
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=list(loggers))
+    if trainer.check_val_every_n_epoch == 0:  # Lightning would divide by it
+        raise InputError("trainer.check_val_every_n_epoch=0 is not possible; use 1 or more, or selection=last_epoch")
 
     began = time.perf_counter()
     try:

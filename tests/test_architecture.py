@@ -37,6 +37,7 @@ FLOORS = {
         "plots",
         "rehearsal",
         "report",
+        "workers",
     },
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}

@@ -103,7 +103,8 @@ def explain(error: BaseException, arguments: list[str], config_dir: Path, config
             missed = _where_to_set(str(link.full_key), config_dir)
             return f"{missed} is not given; add {missed}=... to the command"
     if isinstance(error, OSError):
-        named = [link for link in chain if isinstance(link, OSError) and link.filename is not None]
+        causes = [link.__cause__ for link in chain]
+        named = [link for link in chain if isinstance(link, OSError) and link.filename and link not in causes]
         return f"{named[-1].filename!r} {named[-1].strerror}" if named else f"the disk fails: {_one_line(error)}"
     text = _one_line(error)
     if key := re.match(r"Could not override '([\w./@-]+)'|.*[Kk]ey '([\w.]+)' is not in struct", text):

@@ -70,7 +70,9 @@ def _check_node(root: DictConfig, node: DictConfig, prefix: str, kinds: Mapping[
         if key in kinds and not any(_is_a(value, kind) for kind in kinds[key]):
             raise InputError(_refusal(_origin(root, name), value, kinds[key]))
         if isinstance(value, DictConfig) and not OmegaConf.is_interpolation(node, key):
-            _check_node(root, value, f"{name}.", _parameters(_target(value)))
+            entries = [kind[1] for kind in kinds.get(key, []) if isinstance(kind, tuple) and kind[0] is Mapping]
+            known = dict.fromkeys(map(str, value), _kinds(entries[0])) if entries else _parameters(_target(value))
+            _check_node(root, value, f"{name}.", known)
 
 
 def _target(node: DictConfig) -> Callable[..., Any] | None:
@@ -102,7 +104,7 @@ def _parameters(target: Callable[..., Any] | None) -> dict[str, list[Any]]:
 
 
 def _kinds(hint: Any) -> list[Any]:
-    """Take a type hint apart into what it allows: types of plain values, ``(Sequence, hint of an entry)``, object."""
+    """Take a type hint apart into what it allows: types, object, ``(Sequence or Mapping, hint of its entries)``."""
     origin, of = get_origin(hint), get_args(hint)
     if hint is Any or hint is inspect.Parameter.empty:
         return [Any]
@@ -113,12 +115,16 @@ def _kinds(hint: Any) -> list[Any]:
     kind = _KINDS.get(origin or hint, origin or hint)
     if kind is Sequence:
         return [(Sequence, of[0] if of else Any)]
+    if kind is Mapping and of:
+        return [(Mapping, of[-1])]
     return [kind if kind in _WORDS else object]
 
 
 def _is_a(value: Any, kind: Any) -> bool:
     if kind is Any:
         return True
+    if isinstance(kind, tuple) and kind[0] is Mapping:  # its entries are looked at one by one
+        return isinstance(value, DictConfig)
     if isinstance(kind, tuple):
         entries = _kinds(kind[1])
         return isinstance(value, ListConfig) and all(any(_is_a(entry, k) for k in entries) for entry in value)
