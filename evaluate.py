@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from divconq_pl.app import CONFIG_KEY, run_command
-from divconq_pl.checkpoint import build_trusted, check_trusted, load_embedder, read_checkpoint
+from divconq_pl.arguments import check_arguments, check_values
+from divconq_pl.checkpoint import build_trusted, check_trusted, explained_by, load_embedder, read_checkpoint
 from divconq_pl.data import RetrievalDataModule, RetrievalDataset
 from divconq_pl.errors import InputError
 from divconq_pl.evaluation import (
@@ -29,8 +30,18 @@ from divconq_pl.evaluation import (
 )
 from divconq_pl.export import check_export, export_embeddings
 from divconq_pl.report import print_results, published, write_json
+from divconq_pl.retrieval import retrieval_metrics
 
 CONFIG_DIR = Path(__file__).parent / "conf"
+KINDS = {
+    **dict.fromkeys(("json", "export"), str | None),
+    **dict.fromkeys(("dataset", "backbone"), object | None),
+    **dict.fromkeys(("data", "trainer"), object),
+    "module": dict,
+    "checkpoint": str | list[str],
+    "channels": int,
+    "image_size": int | None,
+}
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -38,6 +49,8 @@ def main(cfg: DictConfig) -> None:
     """Print the table that train.py printed at its end; for several checkpoints also their mean and concatenation."""
     if OmegaConf.is_missing(cfg, "checkpoint"):
         raise InputError("no checkpoint given; use checkpoint=PATH, a run leaves its own in its folder 'checkpoints'")
+    check_values(cfg if cfg.dataset else OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "data"]), **KINDS)
+    check_arguments(retrieval_metrics, cfg, "module")
     given = cfg.checkpoint
     paths = find_checkpoints(given if isinstance(given, str) else list(given))
     if cfg.export is not None:
@@ -52,10 +65,11 @@ def main(cfg: DictConfig) -> None:
     for path, name in zip(paths, name_checkpoints(paths), strict=True):
         content = read_checkpoint(path)
         config = content[CONFIG_KEY]
-        module = load_embedder(content, instantiate(cfg.backbone))
-        data = _data(cfg, config)
+        with explained_by(path):
+            module = load_embedder(content, instantiate(cfg.backbone))
+            data = _data(cfg, config)
+            ks = ks or config["module"]["recall_ks"]
         images = check_same_images(images, data.tested, path)
-        ks = ks or config["module"]["recall_ks"]
         embeddings.append(embed(trainer, module, data))
         rows.append({**measure(embeddings[-1], images, ks=ks, **options), "name": name})
         if not cfg.dataset:

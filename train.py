@@ -18,12 +18,25 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from divconq_pl import DivideConquerCallback
 from divconq_pl.app import CONFIG_KEY, KeepConfig, run_command
+from divconq_pl.arguments import check_values
 from divconq_pl.checkpoint import check_fit, compare_configs, read_checkpoint
+from divconq_pl.errors import InputError
 from divconq_pl.pictures import draw_divisions, draw_gallery
+from divconq_pl.rehearsal import rehearse
 from divconq_pl.report import how_chosen, print_results, published, selection, write_json
 from divconq_pl.stopping import StopBetweenBatches
+from divconq_pl.workers import NoticeDeadWorkers
 
 CONFIG_DIR = Path(__file__).parent / "conf"
+KINDS = {
+    **dict.fromkeys(("seed", "channels"), int),
+    **dict.fromkeys(("data", "module", "trainer", "checkpoint"), object),
+    **dict.fromkeys(("callbacks", "logger"), dict[str, object | None] | None),
+    "divide": dict | None,
+    "published": dict | None,
+    "ckpt_path": str | None,
+    "image_size": int | None,
+}
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -34,6 +47,7 @@ def main(cfg: DictConfig) -> float:
         Recall@1 of the best epoch on the validation classes, for sweeps that optimise it; without any, of the test.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
+    check_values(cfg, **KINDS)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     figures = published(cfg.published)
     resumed = None if cfg.ckpt_path is None else read_checkpoint(cfg.ckpt_path, "ckpt_path")
@@ -45,21 +59,27 @@ def main(cfg: DictConfig) -> float:
         check_fit(module, resumed["state_dict"])
         if change := compare_configs(resumed[CONFIG_KEY], OmegaConf.to_container(cfg, resolve=True)):
             print(change)
+    rehearse(module, data)
     divides = cfg.divide and "_target_" in cfg.divide  # divide=none may leave what an experiment says about it
     # Undivided training has it, too: it makes resuming exact.
     divide: DivideConquerCallback = instantiate(cfg.divide) if divides else DivideConquerCallback(split_depth=0)
     checkpoint: ModelCheckpoint | None = instantiate(cfg.checkpoint) if data.validates else None
-    callbacks = [*instantiate(cfg.callbacks).values(), divide, KeepConfig(cfg), StopBetweenBatches()]
-    callbacks += [checkpoint] if checkpoint else []
-    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=list(instantiate(cfg.logger).values()))
+    named = [*instantiate(cfg.callbacks or {}).values(), divide, checkpoint]
+    callbacks = [*filter(None, named), KeepConfig(cfg), NoticeDeadWorkers(), StopBetweenBatches()]
+    loggers = filter(None, instantiate(cfg.logger or {}).values())
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=list(loggers))
+    if trainer.check_val_every_n_epoch == 0:  # Lightning would divide by it
+        raise InputError("trainer.check_val_every_n_epoch=0 is not possible; use 1 or more, or selection=last_epoch")
 
     began = time.perf_counter()
     try:
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
-    except SystemExit:  # what the Trainer makes of Ctrl-C and SIGTERM
-        if trainer.interrupted:
-            kept = max(Path(cfg.checkpoint.dirpath).glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
-            print(f"interrupted; go on with ckpt_path={kept}" if kept else "interrupted before the first step")
+    except (SystemExit, Exception) as stop:  # the first is what the Trainer makes of Ctrl-C and SIGTERM
+        kept = max(Path(cfg.checkpoint.dirpath).glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
+        if trainer.interrupted and kept:
+            print(f"interrupted; go on with ckpt_path={kept}")
+        elif trainer.interrupted and isinstance(stop, SystemExit):
+            print("interrupted before the first step")
         raise
     seconds = time.perf_counter() - began
     divisions = list(divide.history)  # the test restores those of the best epoch

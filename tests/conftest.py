@@ -1,16 +1,14 @@
-"""What the tests share: one thread, the same random state for each, and programs that run in this process."""
+"""What the tests share: one thread, a random state, a folder, and the programs of the command line."""
 
 import logging
 import runpy
 import signal
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
-
-ROOT = Path(__file__).parent.parent
+from programs import ROOT
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -39,7 +37,7 @@ def workplace(tmp_path_factory):
 
 @pytest.fixture
 def call(monkeypatch, capfd, workplace):
-    """Run a program in this process, at a fraction of the time; return exit code, standard output and error."""
+    """Run a program in this process, which takes a fraction of the time; return what `finish` does."""
     handlers, level, on_interrupt = logging.root.handlers[:], logging.root.level, signal.getsignal(signal.SIGINT)
     # What the program sets for itself is taken back after the test.
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")

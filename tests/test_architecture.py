@@ -24,7 +24,22 @@ FLOORS = {
     },
     2: {"blocks", "conventions", "features", "isolation", "narrowing"},
     3: {"_compat", "callback", "feature_pass", "module", "resume", "routing"},
-    4: {"app", "backbones", "checkpoint", "data", "evaluation", "export", "pictures", "plots", "report", "stopping"},
+    4: {
+        "app",
+        "arguments",
+        "backbones",
+        "checkpoint",
+        "checkpoint_io",
+        "data",
+        "evaluation",
+        "export",
+        "pictures",
+        "plots",
+        "rehearsal",
+        "report",
+        "stopping",
+        "workers",
+    },
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 FORBIDDEN = {

@@ -180,6 +180,47 @@ def test_whatever_the_data_clusters_are_usable_and_nothing_fails(
         assert all_usable(division, classes)
 
 
+@st.composite
+def any_classes(draw: st.DrawFn) -> Tensor:
+    """Draw the classes of images, in any order: a long tail, one giant class, many single images, or all alike."""
+    tail = [max(1, draw(st.integers(4, 40)) // rank) for rank in range(1, draw(st.integers(2, 30)))]
+    giant = [draw(st.integers(30, 150)), *draw(st.lists(st.integers(1, 3), max_size=6))]
+    single = [1] * draw(st.integers(0, 40)) + draw(st.lists(st.integers(2, 5), max_size=4))
+    alike = [draw(st.integers(1, 6))] * draw(st.integers(1, 30))
+    counts = draw(st.sampled_from([tail, giant, single or [1], alike, tail + giant + single]))
+    classes = [c for c, n in enumerate(counts) for _ in range(n)]
+    return torch.tensor(draw(st.permutations(classes)) if len(classes) < 40 else sorted(classes, key=lambda c: c % 7))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(any_classes(), st.integers(0, 3), st.integers(1, 2), st.sampled_from([1, 2, 9]), st.integers(0, 99))
+def test_children_stay_in_their_parent_and_global_random_numbers_do_not_matter(
+    classes: Tensor, depth: int, more: int, dim: int, seed: int
+) -> None:
+    """Whatever the distribution of classes, down to one dimension and identical images."""
+    assume(is_usable(classes.tolist()))
+    features = noise(len(classes), seed, dim)
+    features[: len(classes) // 3] = features[0]
+    torch.manual_seed(seed)
+    parents = divide(features, classes, Division.undivided(len(classes)), depth, cluster=kmeans, seed=seed)
+    assert all_usable(parents, classes)
+
+    def keep_parents(rows: Tensor, num_clusters: int, *, seed: int) -> Tensor:
+        again = len(rows) == len(classes) and num_clusters == parents.num_clusters > 1
+        return parents.assignment if again else kmeans(rows, num_clusters, seed=seed)
+
+    before = torch.get_rng_state()
+    children = divide(features, classes, parents, depth + more, cluster=keep_parents, seed=seed + 30)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert parents.depth <= children.depth <= depth + more
+    assert torch.equal(children.merged(parents.depth).assignment, parents.assignment), "learner k: 2k and 2k + 1"
+    assert children.assignment.shape == classes.shape
+    assert all_usable(children, classes)
+    torch.manual_seed(seed + 1)
+    again = divide(features, classes, parents, depth + more, cluster=keep_parents, seed=seed + 30)
+    assert torch.equal(again.assignment, children.assignment)
+
+
 def test_data_that_cannot_be_split_stay_together() -> None:
     """Two classes, each in a place of its own: any cut between them leaves only one on either side."""
     features = torch.tensor([[0.0], [10.0]]).repeat_interleave(10, 0) + 0.1 * noise(20, 0, dim=1)

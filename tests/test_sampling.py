@@ -230,6 +230,30 @@ def test_epochs_depend_on_nothing_but_arguments_and_number() -> None:
     assert draw(make(BALANCED), order) == [reference[epoch] for epoch in order], "visited in any order"
 
 
+@quick
+@given(clusters, batches, st.sampled_from(["proportional", "equal"]), st.integers(1, 3), st.data())
+def test_an_epoch_is_the_same_however_one_comes_to_it(
+    sizes: Sizes,
+    batch: tuple[int, int],
+    allotment: Literal["proportional", "equal"],
+    world_size: int,
+    data: st.DataObject,
+) -> None:
+    """Before or after others, again, entered in its middle, or in a copy that is sent to a worker."""
+    options: dict[str, Any] = {"length": 6, "allotment": allotment, "world_size": world_size, "first_epoch": 2}
+    options["rank"] = data.draw(st.integers(0, world_size - 1))
+    reference = draw(make(sizes, *batch, **options), range(2, 6))
+    sampler = make(sizes, *batch, **options)
+    for epoch in data.draw(st.lists(st.integers(2, 5), min_size=1, max_size=6)):
+        sampler.set_epoch(epoch)
+        start = data.draw(st.integers(0, 6))
+        sampler.start = start
+        if data.draw(st.booleans()):
+            sampler = pickle.loads(pickle.dumps(sampler))
+        assert list(sampler) == reference[epoch - 2][start:]
+        assert len(sampler) == len(sampler.schedule) == 6
+
+
 def test_global_random_numbers_are_neither_used_nor_moved() -> None:
     reference = draw(make(BALANCED), range(3))
     random.seed(3)

@@ -127,7 +127,7 @@ settings_of_a_schedule = st.fixed_dictionaries(
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(settings_of_a_schedule, st.booleans(), st.randoms(use_true_random=False))
 def test_any_schedule_is_a_sensible_walk(options: dict[str, Any], progressive: bool, rng: Any) -> None:
-    progressive = progressive and not options["flat"] and options["merge_at"] is None
+    progressive = progressive and not options["flat"]
     schedule = ConquerScheduler(**options, progressive=progressive)
     stages = table(schedule, 30)
 
@@ -142,6 +142,12 @@ def test_any_schedule_is_a_sensible_walk(options: dict[str, Any], progressive: b
         if stage.depth > before:
             assert stage.divides
             assert stage.depth == (options["split_depth"] if options["flat"] else before + 1)
+        if epoch == options["conquer_at"]:
+            assert stage.depth == (max(0, before - 1) if progressive else 0)
+        if stage.depth < before:
+            assert stage.phase == ("conquered" if not progressive or stage.depth == 0 else stages[epoch - 1].phase)
+            assert stage.depth == (before - 1 if progressive else 0)
+            assert not progressive or (epoch - options["conquer_at"]) % options["every_n_epochs"] == 0
         since = min((epoch - division for division in divisions if division <= epoch), default=99)
         ends = options["conquer_at"] if options["conquer_at"] is not None else 99
         assert stage.frozen == (since < options["freeze_epochs"] and epoch < ends)

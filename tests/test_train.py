@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from programs import ROOT, contents, refusal
 
 import divconq_pl
 from divconq_pl.data import Glyphs
 
-ROOT = Path(__file__).parent.parent
 TINY = ["dataset.num_classes=24", "dataset.size=16", "data.batch_size=16", "trainer.enable_progress_bar=false"]
 TESTED = {*(f"test/recall_at_{k}" for k in (1, 2, 4, 8)), "test/map_at_r", "test/r_precision"}
 PATIENCE = 180  # seconds until a program counts as stuck
@@ -375,16 +375,6 @@ def test_a_wrong_name_gives_one_line_and_nothing_else(call, tmp_path):
     assert err == f"error: there is no loss=margn; did you mean 'loss=margin'? loss has: {losses}\n"
 
 
-def refusal(outcome):
-    """Return the last line of what a program said before it exited with code 2."""
-    code, out, err = outcome
-    assert code == 2
-    assert "Traceback" not in out + err
-    line = err.splitlines()[-1]
-    assert line.startswith("error: ")
-    return line
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -423,13 +413,6 @@ def refusal(outcome):
 def test_what_is_wrong_with_the_input_is_said_in_one_line(call, arguments, message):
     line = refusal(call("train.py", *arguments, "trainer.enable_progress_bar=false", "logger=none"))
     assert re.search(message, line), line
-
-
-def contents(folder):
-    return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
-        for path in [folder, *folder.rglob("*")]
-    }
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
@@ -25,13 +27,18 @@ from divconq_pl.report import average_over_seeds, collect_runs, how_chosen, prin
 CONFIG_KEY = "divconq_pl_config"
 """Where a checkpoint keeps the configuration of its run."""
 
-INPUT_AT_FAULT, INTERRUPTED = 2, 130
+DISK_AT_FAULT, INPUT_AT_FAULT, INTERRUPTED = 1, 2, 130
+
+_OF_INPUT = (InputError, HydraException, OmegaConfBaseException, MisconfigurationException)
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE)
 
 
 def run_command(main: Callable[[], Any], config_dir: Path, config_name: str) -> None:
     """Run a Hydra program, and turn what is wrong with the input into one line and exit code 2.
 
-    Ctrl-C and SIGTERM give exit code 130; anything else that goes wrong keeps its traceback and gives 1.
+    That is what this package refuses; whatever comes up before the program itself begins or while it builds what is
+    configured; and files that cannot be read or written where the user wants them. A disk that is full or fails gives
+    one line and exit code 1, Ctrl-C and SIGTERM give 130; anything else that goes wrong keeps its traceback, exit code 1.
 
     Args:
         main: the decorated entry point.
@@ -48,8 +55,34 @@ def run_command(main: Callable[[], Any], config_dir: Path, config_name: str) -> 
         if isinstance(stop, SIGTERMException) or isinstance(stop.__context__, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
         raise
-    except (InputError, HydraException, OmegaConfBaseException, MisconfigurationException) as error:
-        _stop(explain(error, sys.argv[1:], config_dir, config_name))
+    except Exception as error:
+        code = _exit_code(error, main)
+        if code is None:
+            raise
+        _stop(explain(error, sys.argv[1:], config_dir, config_name), code)
+
+
+def _exit_code(error: Exception, main: Callable[[], Any]) -> int | None:
+    """Tell whether an error is of the input or of a disk; None if it is neither, and of the program then."""
+    began = getattr(main, "__wrapped__", main).__code__
+    if isinstance(error, _OF_INPUT) or all(frame.f_code is not began for frame, _ in walk_tb(error.__traceback__)):
+        return INPUT_AT_FAULT
+    chain = _chain(error)
+    if not all(isinstance(link, (OSError, *_OF_INPUT)) for link in chain):
+        return None  # what a program does at its end, such as to save a checkpoint, may fail after its own failure
+    if any(isinstance(link, _OF_INPUT) for link in chain):
+        return INPUT_AT_FAULT
+    if any(isinstance(link, OSError) and link.errno in _OF_DISKS for link in chain):
+        return DISK_AT_FAULT
+    return INPUT_AT_FAULT if any(getattr(link, "filename", None) is not None for link in chain) else None
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error and all that led to it, the first of them last."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    return chain
 
 
 def explain(error: BaseException, arguments: list[str], config_dir: Path, config_name: str) -> str:
@@ -61,9 +94,7 @@ def explain(error: BaseException, arguments: list[str], config_dir: Path, config
         config_dir: the folder of the configuration.
         config_name: the primary configuration in it.
     """
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        chain.append(cause)
+    chain = _chain(error)
     for link in chain:
         if isinstance(link, (InputError, MisconfigurationException)):
             return _one_line(link)
@@ -73,6 +104,10 @@ def explain(error: BaseException, arguments: list[str], config_dir: Path, config
         if isinstance(link, MissingMandatoryValue):
             missed = _where_to_set(str(link.full_key), config_dir)
             return f"{missed} is not given; add {missed}=... to the command"
+    if isinstance(error, OSError):
+        causes = [link.__cause__ for link in chain]
+        named = [link for link in chain if isinstance(link, OSError) and link.filename and link not in causes]
+        return f"{named[-1].filename!r} {named[-1].strerror}" if named else f"the disk fails: {_one_line(error)}"
     text = _one_line(error)
     if key := re.match(r"Could not override '([\w./@-]+)'|.*[Kk]ey '([\w.]+)' is not in struct", text):
         wrong = key[1] or key[2]
@@ -83,7 +118,7 @@ def explain(error: BaseException, arguments: list[str], config_dir: Path, config
 def _known_keys(wrong: str, arguments: list[str], config_dir: Path, config_name: str) -> str:
     """List what exists where a key was not found."""
     groups = _groups(config_dir)
-    choices = [argument for argument in arguments if argument.partition("=")[0] in groups and "," not in argument]
+    choices = [a for a in arguments if a.partition("=")[0] in groups and re.fullmatch(r"\w+=\w+", a)]
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         config = compose(config_name, choices)
     parent, _, name = wrong.rpartition(".")
@@ -111,13 +146,16 @@ def _existing(wrong: str, names: Sequence[str], parent: str, joint: str = "=") -
     return f"{hint}{parent or 'the configuration'} has: {', '.join(sorted(names)) or 'nothing to set'}"
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _one_line(error: BaseException | str) -> str:
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:  # from a worker that loads images, by torch
+        text = text.rpartition(f"{type(error).__qualname__}: ")[2]
+    return " ".join(text.split())
 
 
-def _stop(message: str) -> NoReturn:
+def _stop(message: str, code: int = INPUT_AT_FAULT) -> NoReturn:
     sys.stderr.write(f"error: {message}\n")
-    sys.exit(INPUT_AT_FAULT)
+    sys.exit(code)
 
 
 class RunFolders(Callback):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from hydra.utils import get_object, instantiate
@@ -50,14 +52,35 @@ def read_checkpoint(path: str | Path, key: str = "checkpoint") -> dict[str, Any]
     if not path.is_file():
         raise InputError(f"{key}={str(path)!r} is no file; a run leaves its checkpoints in its folder 'checkpoints'")
     try:
+        with ZipFile(path) as file:
+            if (entry := file.testzip()) is not None:  # torch itself would take other numbers for weights
+                raise BadZipFile(entry)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes torch raise whatever the unpickler stumbles over
         raise InputError(
             f"{key}={str(path)!r} is damaged or no checkpoint of train.py; it cannot be read safely"
         ) from error
-    if not isinstance(content, dict) or CONFIG_KEY not in content or "state_dict" not in content:
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), dict) for k in (CONFIG_KEY, "state_dict")):
         raise InputError(f"{key}={str(path)!r} holds no configuration; it must be one that train.py wrote")
     return content
+
+
+@contextmanager
+def explained_by(path: str | Path) -> Iterator[None]:
+    """Put down what goes wrong with the content of a checkpoint to the file, which another version may have written.
+
+    Raises:
+        InputError: if an entry is missing or of another kind.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"checkpoint={str(path)!r} is not what this version of train.py writes: "
+            f"{type(error).__name__}: {error}; name dataset=... and backbone=... yourself, or train anew"
+        ) from error
 
 
 def build_trusted(config: dict[str, Any], name: str) -> Any:

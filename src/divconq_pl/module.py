@@ -143,10 +143,13 @@ class DivideConquerModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Give the backbone, the embedding layer, the loss and the learned masks their own parameter groups."""
-        optimizer = self._make_optimizer(self._parameter_groups())
-        if self._make_lr_scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_lr_scheduler(optimizer)}}
+        try:
+            optimizer = self._make_optimizer(self._parameter_groups())
+            if self._make_lr_scheduler is None:
+                return optimizer
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_lr_scheduler(optimizer)}}
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the optimizer or its lr_scheduler cannot be made: {error}") from error
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         probe = self._make_optimizer([nn.Parameter(torch.zeros(1))])
