@@ -38,7 +38,7 @@ def run_command(main: Callable[[], Any], config_dir: Path, config_name: str) -> 
 
     That is what this package refuses; whatever comes up before the program itself begins or while it builds what is
     configured; and files that cannot be read or written where the user wants them. A disk that is full or fails gives
-    one line and exit code 1, Ctrl-C and SIGTERM give 130; anything else that goes wrong keeps its traceback, exit code 1.
+    one line and exit code 1, Ctrl-C and SIGTERM give 130; all else keeps its traceback and gives 1.
 
     Args:
         main: the decorated entry point.
