@@ -75,9 +75,10 @@ def main(cfg: DictConfig) -> float:
     try:
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
     except (SystemExit, Exception) as stop:  # the first is what the Trainer makes of Ctrl-C and SIGTERM
-        kept = max(Path(cfg.checkpoint.dirpath).glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
-        if trainer.interrupted and kept:
-            print(f"interrupted; go on with ckpt_path={kept}")
+        kept = [path for path in Path(cfg.checkpoint.dirpath).glob("*.ckpt") if path.stem != cfg.checkpoint.filename]
+        newest = max(kept, key=lambda path: path.stat().st_mtime, default=cfg.ckpt_path)
+        if trainer.interrupted and newest:
+            print(f"interrupted; go on with ckpt_path={newest}")
         elif trainer.interrupted and isinstance(stop, SystemExit):
             print("interrupted before the first step")
         raise

@@ -223,6 +223,21 @@ def test_an_exception_between_two_epochs_loses_neither(tmp_path, hook, step, bef
     assert same(weights(straight), weights(resumed))
 
 
+@pytest.mark.parametrize("name", ["005-step", "024-epoch", "029-step", "055-step"])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_run_that_is_stopped_before_it_goes_on_loses_nothing(tmp_path, name, before):
+    class StopAtOnce(pl.Callback):
+        def on_train_start(self, *_):
+            raise Stop
+
+    straight, _ = fit(tmp_path)
+    with pytest.raises(Stop):
+        fit(None, tmp_path / f"{name}.ckpt", StopAtOnce(), KeepAtException(tmp_path), seed=7, before=before)
+    resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9)
+    assert straight.seen[len(straight.seen) - len(resumed.seen) :] == resumed.seen
+    assert same(weights(straight), weights(resumed))
+
+
 @pytest.mark.parametrize("hook", ["on_validation_batch_start", "on_validation_batch_end"])
 @pytest.mark.parametrize("step", [12, 36])
 def test_an_exception_in_validation_has_it_begin_anew(tmp_path, hook, step):

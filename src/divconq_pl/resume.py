@@ -29,6 +29,7 @@ class ResumePoint:
         self._buffers: dict[str, Tensor] = {}
         self._hidden: dict[str, Any] = {}
         self._restored: dict[str, Any] | None = None
+        self._loaded: dict[str, Any] = {}
         self._failed = self._validated = False
 
     @property
@@ -101,6 +102,8 @@ class ResumePoint:
             module: what it trains.
             begun: the last epoch that was begun.
         """
+        if self._restored is not None:  # stopped again before it could go on
+            return self._loaded
         interrupted = self._failed and _compat.in_validation(trainer) and not self._validated
         own = {"epoch": self._epoch, "now": _compat.random_state(trainer)}
         # Where one process failed the others may never come to this.
@@ -124,7 +127,7 @@ class ResumePoint:
                 "now; the training goes on with other random numbers"
             )
             return
-        self._restored = {**state, **processes[rank]}
+        self._loaded, self._restored = state, {**state, **processes[rank]}
 
     def forget(self) -> None:
         """Drop a checkpoint that was loaded for something else than going on."""

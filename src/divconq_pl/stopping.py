@@ -70,11 +70,13 @@ class CarriedCheckpoint(ModelCheckpoint):
     """A ModelCheckpoint that takes the best epoch along when a run goes on in another folder.
 
     Without that, the best epoch of the second part would pass for that of the whole run. The file is looked for beside
-    the checkpoint that is resumed from.
+    the checkpoint that is resumed from. An exception before anything was trained leaves no file: a Trainer that has not
+    restored all yet would save weights of the middle of a training with counters of its beginning.
     """
 
     _resumed_from: Path | None = None
     _step = 0
+    _has_trained = False
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -105,3 +107,13 @@ class CarriedCheckpoint(ModelCheckpoint):
             here = {"dirpath": self.dirpath, "best_model_path": str(new), "kth_best_model_path": str(new)}
             score = {"best_k_models": {str(new): state_dict["best_model_score"]}, "last_model_path": ""}
             super().load_state_dict({**state_dict, **here, **score})
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Note that there is something to save, and save it if it is time."""
+        self._has_trained = True
+        super().on_train_batch_end(*args, **kwargs)
+
+    def on_exception(self, *args: Any, **kwargs: Any) -> None:
+        """Save what was trained."""
+        if self._has_trained:
+            super().on_exception(*args, **kwargs)
