@@ -46,11 +46,12 @@ class StopAt(pl.Callback):
     """Raise in a hook of a certain step."""
 
     def __init__(self, hook, step):
-        self.step = step
+        self.hook, self.step = hook, step
         setattr(self, hook, self._stop)
 
     def _stop(self, trainer, *_):
-        if trainer.fit_loop.total_batch_idx + 1 == self.step:
+        in_step = self.hook in ("on_before_backward", "on_after_backward", "on_train_batch_start")
+        if trainer.global_step == self.step - in_step:
             raise Stop
 
 
@@ -219,6 +220,21 @@ def test_an_exception_between_two_epochs_loses_neither(tmp_path, hook, step, bef
     with pytest.raises(Stop):
         fit(None, None, StopAt(hook, step), KeepAtException(tmp_path), before=before)
     resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9)
+    assert straight.seen[len(straight.seen) - len(resumed.seen) :] == resumed.seen
+    assert same(weights(straight), weights(resumed))
+
+
+@pytest.mark.parametrize("last", ["on_after_backward", "on_train_epoch_end"])
+def test_a_run_that_is_stopped_again_and_again_knows_where_it_is(tmp_path, last):
+    straight, _ = fit()
+    path = None
+    stops = [("on_train_epoch_start", 24)] * 3 + [("on_after_backward", 30)] * 2 + [(last, 36), (last, 48)]
+    for number, (hook, step) in enumerate(stops):
+        (folder := tmp_path / str(number)).mkdir()
+        with pytest.raises(Stop):
+            fit(None, path, StopAt(hook, step), KeepAtException(folder), seed=number)
+        path = folder / "exception.ckpt"
+    resumed, _ = fit(None, path, seed=9)
     assert straight.seen[len(straight.seen) - len(resumed.seen) :] == resumed.seen
     assert same(weights(straight), weights(resumed))
 

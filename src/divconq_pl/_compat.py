@@ -257,6 +257,16 @@ def count_batch(checkpoint: dict[str, Any]) -> None:
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"][counts]["completed"] += 1
 
 
+def settle_epochs(checkpoint: dict[str, Any]) -> None:
+    """Let a checkpoint count no epoch that has not started.
+
+    The Trainer counts an epoch that is stopped at its start, and again when that is resumed; then it no longer knows
+    the middle of an epoch for what it is.
+    """
+    for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+        counts["ready"] = counts["started"]
+
+
 def in_step(trainer: pl.Trainer) -> bool:
     """Tell whether a batch is being trained on, from its being there to the optimiser's step."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current

@@ -334,6 +334,7 @@ class DivideConquerCallback(_compat.CallbackBase):
         checkpoint["callbacks"][self.state_key]["resume_point"] = self._resume_point.state(
             trainer, pl_module, self._entered
         )
+        _compat.settle_epochs(checkpoint)
         if _compat.before_validation(trainer):
             _compat.count_batch(checkpoint)
 
