@@ -294,11 +294,13 @@ def dangle(path, rng):
 
 
 def circle(path, rng):
-    (path / "again").symlink_to(path)
+    (path / f"again {rng.random()}").symlink_to(path)
 
 
 def rename(path, rng):
-    path.rename(path.with_name(rng.choice(["train", "test", "renamed", ".hidden", "é😀", "a" * 200, path.name + " "])))
+    name = rng.choice(["train", "test", "renamed", ".hidden", "é😀", "a" * 200, path.name + " "])
+    if not path.with_name(name).exists():
+        path.rename(path.with_name(name))
 
 
 def empty(path, rng):
