@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> None:
     if OmegaConf.is_missing(cfg, "checkpoint"):
         raise InputError("no checkpoint given; use checkpoint=PATH, a run leaves its own in its folder 'checkpoints'")
     check_values(cfg if cfg.dataset else OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "data"]), **KINDS)
-    check_arguments(retrieval_metrics, cfg, "module")
+    check_arguments(retrieval_metrics, cfg, "module", recall_ks=list[int] | None)
     given = cfg.checkpoint
     paths = find_checkpoints(given if isinstance(given, str) else list(given))
     if cfg.export is not None:

@@ -20,9 +20,8 @@ from divconq_pl import DivideConquerCallback
 from divconq_pl.app import CONFIG_KEY, KeepConfig, run_command
 from divconq_pl.arguments import check_values
 from divconq_pl.checkpoint import check_fit, compare_configs, read_checkpoint
-from divconq_pl.errors import InputError
 from divconq_pl.pictures import draw_divisions, draw_gallery
-from divconq_pl.rehearsal import rehearse
+from divconq_pl.rehearsal import check_trainer, rehearse
 from divconq_pl.report import how_chosen, print_results, published, selection, write_json
 from divconq_pl.stopping import StopBetweenBatches
 from divconq_pl.workers import NoticeDeadWorkers
@@ -68,8 +67,7 @@ def main(cfg: DictConfig) -> float:
     callbacks = [*filter(None, named), KeepConfig(cfg), NoticeDeadWorkers(), StopBetweenBatches()]
     loggers = filter(None, instantiate(cfg.logger or {}).values())
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=list(loggers))
-    if trainer.check_val_every_n_epoch == 0:  # Lightning would divide by it
-        raise InputError("trainer.check_val_every_n_epoch=0 is not possible; use 1 or more, or selection=last_epoch")
+    check_trainer(trainer)
 
     began = time.perf_counter()
     try:

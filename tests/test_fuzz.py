@@ -96,7 +96,7 @@ def keys(name, *choices):
                 visit(node[key], f"{prefix}{key}.")
 
     visit(config, "")
-    return [key for key in found if not key.endswith(("_target_", "_partial_"))]
+    return [key for key in found if not key.endswith(("_target_", "_partial_", "devices"))]  # the last starts processes
 
 
 TRAIN_KEYS = list(dict.fromkeys([*keys("train"), *keys("train", "divide=learned"), "loss", "miner", "selection"]))
@@ -108,7 +108,7 @@ VALUES = [
 ]
 HUGE = ["1e30", "99999999999999999999", "-99999999999999999999", "1000000", "2147483648"]
 AT_GREAT_COST = (
-    *("batch_size", "devices", "embedding_dim", "image_size", "images_per_typeface", "max_epochs", "nmi_runs"),
+    *("batch_size", "embedding_dim", "image_size", "images_per_typeface", "max_epochs", "nmi_runs"),
     *("num_classes", "num_folds", "num_workers", "reid_draws", "dataset.size"),
 )
 
@@ -241,16 +241,17 @@ LAYOUTS = {
 
 def break_something(root, rng):
     """Damage a file or folder, annotations more often than images; return what was done to what."""
-    there = sorted(path for path in root.rglob("*"))
+    there = sorted(path for path in root.rglob("*") if not path.is_symlink())
     rare = [path for path in there if path.is_dir() or path.suffix.lower() != ".jpg"]
     if not there:
         return "nothing is left"
     path = rng.choice(rare if rare and rng.random() < 0.6 else there)
-    damages = FOR_FOLDERS if path.is_dir() else FOR_FILES
-    if path.suffix in (".txt", ".csv") and rng.random() < 0.8:
-        damages = FOR_LISTS
-    if path.suffix.lower() == ".jpg":
+    if path.is_dir():
+        damages = FOR_FOLDERS
+    elif path.suffix.lower() == ".jpg":
         damages = FOR_FILES + FOR_IMAGES
+    else:
+        damages = FOR_LISTS if path.suffix in (".txt", ".csv") and rng.random() < 0.8 else FOR_FILES
     damage = rng.choice(damages)
     damage(path, rng)
     return f"{damage.__name__} {path.relative_to(root)}"
@@ -293,11 +294,13 @@ def dangle(path, rng):
 
 
 def circle(path, rng):
-    (path / "again").symlink_to(path)
+    (path / f"again {rng.random()}").symlink_to(path)
 
 
 def rename(path, rng):
-    path.rename(path.with_name(rng.choice(["train", "test", "renamed", ".hidden", "é😀", "a" * 200, path.name + " "])))
+    name = rng.choice(["train", "test", "renamed", ".hidden", "é😀", "a" * 200, path.name + " "])
+    if not path.with_name(name).exists():
+        path.rename(path.with_name(name))
 
 
 def empty(path, rng):

@@ -49,15 +49,17 @@ def check_values(config: DictConfig, **kinds: Any) -> None:
     _check_node(config, config, "", {name: _kinds(hint) for name, hint in kinds.items()})
 
 
-def check_arguments(function: Callable[..., Any], config: DictConfig, key: str) -> None:
+def check_arguments(function: Callable[..., Any], config: DictConfig, key: str, **kinds: Any) -> None:
     """Refuse arguments of the wrong kind for a function, as :func:`check_values` does.
 
     Args:
         function: what they are for.
         config: a configuration.
         key: where in it they are.
+        kinds: type hints of what stands beside them.
     """
-    _check_node(config, config[key], f"{key}.", _parameters(function))
+    known = _parameters(function) | {name: _kinds(hint) for name, hint in kinds.items()}
+    _check_node(config, config[key], f"{key}.", known)
 
 
 def _check_node(root: DictConfig, node: DictConfig, prefix: str, kinds: Mapping[str, list[Any]]) -> None:
@@ -69,6 +71,8 @@ def _check_node(root: DictConfig, node: DictConfig, prefix: str, kinds: Mapping[
         name = f"{prefix}{key}"
         if key in kinds and not any(_is_a(value, kind) for kind in kinds[key]):
             raise InputError(_refusal(_origin(root, name), value, kinds[key]))
+        if key == "seed" and isinstance(value, int) and not 0 <= value < 2**32:  # what NumPy takes
+            raise InputError(f"{_origin(root, name)}={value} is no seed; use a whole number from 0 to {2**32 - 1}")
         if isinstance(value, DictConfig) and not OmegaConf.is_interpolation(node, key):
             entries = [kind[1] for kind in kinds.get(key, []) if isinstance(kind, tuple) and kind[0] is Mapping]
             known = dict.fromkeys(map(str, value), _kinds(entries[0])) if entries else _parameters(_target(value))

@@ -68,8 +68,14 @@ def name_checkpoints(paths: Sequence[Path]) -> list[str]:
 
 
 def embed(trainer: pl.Trainer, module: pl.LightningModule, data: RetrievalDataModule) -> list[Tensor]:
-    """Return the L2-normalised embeddings of the test images: one tensor (N, d), or one each for query and gallery."""
+    """Return the L2-normalised embeddings of the test images: one tensor (N, d), or one each for query and gallery.
+
+    Raises:
+        InputError: If the trainer was told to leave all of them out.
+    """
     predicted: Any = trainer.predict(module, data)
+    if not predicted:
+        raise InputError("no image is evaluated on; use trainer.limit_test_batches=null, or 1 or more")
     parts = predicted if isinstance(predicted[0], list) else [predicted]
     return [torch.cat(part) for part in parts]
 

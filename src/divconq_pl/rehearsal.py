@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytorch_lightning as pl
 import torch
 
 from divconq_pl.data import RetrievalDataModule
@@ -34,12 +35,24 @@ def rehearse(module: DivideConquerModule, data: RetrievalDataModule) -> None:
                 backbone = copy.deepcopy(module.backbone).eval()
                 backbone(torch.stack([image, image]))
         last = len(train.classes) - 1
-        labels = torch.tensor([0, 0, last, last])
+        labels = torch.tensor([0] * 6 + [last] * 6)
         embeddings = torch.randn(len(labels), module.embedding.out_features, requires_grad=True)
         with _told(f"the miner cannot take embeddings of {embeddings.shape[1]} numbers"):
             pairs = None if module.miner is None else copy.deepcopy(module.miner)(embeddings, labels)
         with _told(f"the loss cannot take embeddings of {embeddings.shape[1]} numbers and {last + 1} classes"):
             copy.deepcopy(module.loss)(embeddings, labels, pairs)
+
+
+def check_trainer(trainer: pl.Trainer) -> None:
+    """Refuse settings of a Trainer that it takes and stumbles over in the middle, or at the end, of a run.
+
+    Raises:
+        InputError: it names the setting.
+    """
+    if trainer.check_val_every_n_epoch == 0:
+        raise InputError("trainer.check_val_every_n_epoch=0 is not possible; use 1 or more, or selection=last_epoch")
+    if trainer.limit_test_batches == 0:
+        raise InputError("trainer.limit_test_batches=0 leaves no image to test on; use null, or 1 or more")
 
 
 @contextmanager
