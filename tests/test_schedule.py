@@ -196,6 +196,7 @@ def test_a_copy_says_the_same(duplicate: Callable[[ConquerScheduler], ConquerSch
     ("options", "message"),
     [
         ({"split_depth": -1}, "split_depth=-1"),
+        ({"split_depth": 1_000_000}, "split_depth=1000000 makes more learners"),
         ({"every_n_epochs": 0}, "every_n_epochs=0 .*at least 1"),
         ({"freeze_epochs": 3}, "freeze_epochs=3 .*every_n_epochs=2"),
         ({"freeze_epochs": -1}, "freeze_epochs=-1"),

@@ -110,13 +110,25 @@ class DivideConquerModule(pl.LightningModule):
         return embedded
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of a batch of images and labels; it is computed in single precision."""
+        """Return the loss of a batch of images and labels; it is computed in single precision.
+
+        Raises:
+            InputError: if the embeddings are no numbers any more, and the miner or the loss cannot do with such.
+        """
         images, labels = batch
         embeddings = self(images)
         with torch.autocast(self.device.type, enabled=False):
             embeddings = embeddings.float()
-            pairs = None if self.miner is None else self.miner(embeddings, labels)
-            loss: Tensor = self.loss(embeddings, labels, pairs)
+            try:
+                pairs = None if self.miner is None else self.miner(embeddings, labels)
+                loss: Tensor = self.loss(embeddings, labels, pairs)
+            except Exception as error:
+                if bool(embeddings.isfinite().all()):
+                    raise
+                raise InputError(
+                    "the embeddings have become NaN or infinite; try a smaller learning rate or full precision, and go "
+                    "on from a checkpoint of before"
+                ) from error
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         return loss
 

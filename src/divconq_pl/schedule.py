@@ -7,6 +7,8 @@ from typing import Literal
 
 from divconq_pl.errors import InputError
 
+_DEEPEST = 30
+
 Phase = Literal["undivided", "divided", "merged", "conquered"]
 
 
@@ -84,6 +86,8 @@ class ConquerScheduler:
     ) -> None:
         if split_depth < 0:
             raise InputError(f"split_depth={split_depth} is negative; 0 is plain training, 3 makes 8 learners")
+        if split_depth > _DEEPEST:
+            raise InputError(f"split_depth={split_depth} makes more learners than any data have images; 3 makes 8")
         if every_n_epochs < 1:
             raise InputError(f"every_n_epochs={every_n_epochs} must be at least 1 epoch")
         if not 0 <= freeze_epochs <= every_n_epochs:
