@@ -11,7 +11,7 @@ import pytest
 import torch
 import trees
 from hydra import compose, initialize_config_dir
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -125,6 +125,7 @@ def overrides(draw, keys):
 
 @fuzz(40)
 @given(overrides(TRAIN_KEYS))
+@example(["~trainer", "trainer=0x10"])
 def test_any_value_of_any_key_in_training(call, given):
     with empty_folder() as place:
         judge(call("train.py", *GLYPHS, *QUICK, *given), place, {})

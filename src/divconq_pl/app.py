@@ -111,7 +111,10 @@ def explain(error: BaseException, arguments: list[str], config_dir: Path, config
     text = _one_line(error)
     if key := re.match(r"Could not override '([\w./@-]+)'|.*[Kk]ey '([\w.]+)' is not in struct", text):
         wrong = key[1] or key[2]
-        return f"there is no {wrong!r}; {_known_keys(wrong, arguments, config_dir, config_name)}"
+        try:
+            return f"there is no {wrong!r}; {_known_keys(wrong, arguments, config_dir, config_name)}"
+        except HydraException:  # some other argument is wrong, too
+            return f"there is no {wrong!r}"
     return text
 
 
