@@ -401,6 +401,20 @@ def test_data_that_cannot_be_split_so_far_are_trained_with_fewer_learners():
     assert all(classes >= 2 for classes in callback.history[-1]["classes"])
 
 
+def test_clusters_that_cannot_be_made_anew_stay_and_that_is_said():
+    def cluster(features, num_clusters, *, seed):
+        first_time.append(seed)
+        usable = torch.arange(len(features)) // PER_CLASS % num_clusters
+        return usable if len(first_time) == 1 else torch.zeros(len(features), dtype=torch.int64)
+
+    first_time = []
+    callback = DivideConquerCallback(split_depth=1, every_n_epochs=1, clustering=cluster)
+    with pytest.warns(UserWarning, match="could not be clustered anew into 2 clusters .* stay as they were"):
+        _, batches = run(callback, max_epochs=3)
+    assert torch.equal(batches[-1]["assignment"], torch.arange(CLASSES * PER_CLASS) // PER_CLASS % 2)
+    assert {batch["depth"] for batch in batches if batch["epoch"] > 0} == {1}
+
+
 def test_a_schedule_that_never_gets_deep_enough_is_said_at_the_start():
     with pytest.warns(UserWarning, match=r"split_depth=3 would be reached in epoch 6, .*ends with epoch 4"):
         trainer(DivideConquerCallback(split_depth=2 + 1, every_n_epochs=2), max_epochs=4).fit(

@@ -75,6 +75,21 @@ def test_the_readmes_defaults_are_those_of_the_configuration():
         assert divide[key] == words.get(value, yaml.safe_load(value)), key
 
 
+def test_the_tests_that_the_page_on_reliability_names_are_there():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    names = set(re.findall(r"\btest_\w+(?:\.py)?", page))
+    files = {path.name for path in (ROOT / "tests").glob("test_*.py")}
+    tests = set(
+        re.findall(r"^def (test_\w+)", "\n".join((ROOT / "tests" / f).read_text() for f in files), re.MULTILINE)
+    )
+    assert len(names) > 20
+    # The page cuts long names short.
+    unknown = [
+        n for n in names if n not in files | tests and not any(f"{n}..." in page and t.startswith(n) for t in tests)
+    ]
+    assert not unknown
+
+
 def test_the_commands_for_a_fresh_machine_are_those_of_ci():
     assert 'pip install -e ".[cpu]" && python train.py' in README
     assert 'pip install -e ".[cpu,test]" && pytest' in README

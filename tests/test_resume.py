@@ -199,7 +199,7 @@ def test_whatever_else_the_trainer_does(tmp_path, options, names):
     assert_all_lead_to_the_same_end(tmp_path, names, **options)
 
 
-@pytest.mark.parametrize("step", [7, 31, 55])
+@pytest.mark.parametrize("step", [1, 7, 25, 31, 49, 55])
 @pytest.mark.parametrize(
     "hook", ["on_train_batch_start", "on_before_backward", "on_after_backward", "on_train_batch_end"]
 )
@@ -212,6 +212,25 @@ def test_an_exception_in_the_middle_of_a_step_leaves_the_last_whole_batch(tmp_pa
     assert straight.seen[-len(resumed.seen) :] == resumed.seen
 
 
+class Counting(Restless):
+    """A module that makes a buffer in its first step."""
+
+    def training_step(self, batch, batch_idx):
+        if not hasattr(self, "count"):
+            self.register_buffer("count", torch.zeros(()), persistent=False)
+        self.count += 1
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_buffer_that_the_interrupted_step_has_made_is_no_trouble(tmp_path):
+    straight, _ = fit(make=Counting)
+    with pytest.raises(Stop):
+        fit(None, None, StopAt("on_after_backward", 1), KeepAtException(tmp_path), make=Counting)
+    resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9, make=Counting)
+    assert straight.seen == resumed.seen
+    assert same(weights(straight), weights(resumed))
+
+
 @pytest.mark.parametrize("step", [12, 24, 36, 48])
 @pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_validation_end", "on_train_epoch_start"])
 @pytest.mark.parametrize("before", [True, False])
@@ -221,6 +240,18 @@ def test_an_exception_between_two_epochs_loses_neither(tmp_path, hook, step, bef
         fit(None, None, StopAt(hook, step), KeepAtException(tmp_path), before=before)
     resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9)
     assert straight.seen[len(straight.seen) - len(resumed.seen) :] == resumed.seen
+    assert same(weights(straight), weights(resumed))
+
+
+@pytest.mark.parametrize("step", [19, 31, 55])
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_after_backward"])
+def test_an_exception_in_the_step_after_a_validation_does_not_validate_again(tmp_path, hook, step):
+    straight, _ = fit(val_check_interval=0.5)
+    with pytest.raises(Stop):
+        fit(None, None, StopAt(hook, step), KeepAtException(tmp_path), val_check_interval=0.5)
+    resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9, val_check_interval=0.5)
+    assert straight.seen[-len(resumed.seen) :] == resumed.seen
+    assert straight.validated[-len(resumed.validated) :] == resumed.validated
     assert same(weights(straight), weights(resumed))
 
 

@@ -14,6 +14,7 @@ import torch
 from lightning_fabric.utilities.data import _set_sampler_epoch
 from lightning_fabric.utilities.types import _Stateful
 from pytorch_lightning.loops.evaluation_loop import RestartStage
+from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
@@ -81,14 +82,19 @@ def gradient_scale(trainer: pl.Trainer, optimizer: Optimizer) -> float:
     return float(scaler.get_scale()) if scaler is not None and divides_itself else 1.0
 
 
+def _combined(trainer: pl.Trainer) -> CombinedLoader:
+    combined = trainer.fit_loop._combined_loader
+    assert combined is not None, "the training has not started"
+    return combined
+
+
 def get_train_loader(trainer: pl.Trainer) -> DataLoader[Any]:
     """Return the training loader of a running fit: the only one, or the first of several.
 
     Raises:
         InputError: if its batches cannot be chosen from outside.
     """
-    combined = trainer.fit_loop._combined_loader
-    assert combined is not None, "the training has not started"
+    combined = _combined(trainer)
     loader = combined.flattened[0]
     if combined._mode == "max_size":
         raise InputError("CombinedLoader(mode='max_size') is not supported; use mode='min_size' or 'max_size_cycle'")
@@ -117,14 +123,12 @@ def set_train_loader(trainer: pl.Trainer, loader: DataLoader[Any], *, renew: boo
         loader: the loader, which may be the present one.
         renew: begin with its batches anew, even if it is the present one.
     """
-    combined = trainer.fit_loop._combined_loader
-    assert combined is not None, "the training has not started"
+    combined = _combined(trainer)
     if combined.flattened[0] is not loader:
         iterator = combined._iterator
         combined.reset()  # shuts the workers of the last loader down
-        combined._iterator = (
-            iterator  # whose length is asked for if an exception ends the fit before there is a new one
-        )
+        # The Trainer asks for its length if an exception ends the fit before there is a new one.
+        combined._iterator = iterator
         combined.flattened = [loader, *combined.flattened[1:]]
         renew = True
     if renew:
@@ -134,9 +138,7 @@ def set_train_loader(trainer: pl.Trainer, loader: DataLoader[Any], *, renew: boo
 def renew_batches(trainer: pl.Trainer) -> None:
     """Begin with the batches of the epoch anew, unless the Trainer is about to do so itself."""
     fit_loop = trainer.fit_loop
-    combined = fit_loop._combined_loader
-    assert combined is not None, "the training has not started"
-    for loader in combined.flattened:
+    for loader in _combined(trainer).flattened:
         # The Trainer tells the loaders of the last epoch what epoch it is, and after a resume none.
         _set_sampler_epoch(loader, trainer.current_epoch)
     if trainer.current_epoch == 0 or fit_loop.is_resuming or fit_loop.epoch_loop.restarting:
@@ -154,25 +156,19 @@ def begin_batches(trainer: pl.Trainer) -> None:
 
 def pass_over(trainer: pl.Trainer, batches: int) -> None:
     """Draw batches of the epoch without training on them, since they were trained on before a resume."""
-    combined = trainer.fit_loop._combined_loader
-    assert combined is not None, "the training has not started"
     if batches < trainer.num_training_batches:
         for _ in range(batches):
-            next(combined)
+            next(_combined(trainer))
 
 
 def is_only_loader(trainer: pl.Trainer) -> bool:
     """Tell whether the training draws from a single loader."""
-    combined = trainer.fit_loop._combined_loader
-    assert combined is not None, "the training has not started"
-    return len(combined.flattened) == 1
+    return len(_combined(trainer).flattened) == 1
 
 
 def restores_its_batches(trainer: pl.Trainer) -> bool:
     """Tell whether the loaders have a state of their own, which the Trainer saves and restores."""
-    combined = trainer.fit_loop._combined_loader
-    assert combined is not None, "the training has not started"
-    return all(isinstance(loader, _Stateful) for loader in combined.flattened)
+    return all(isinstance(loader, _Stateful) for loader in _combined(trainer).flattened)
 
 
 def forget_restart(trainer: pl.Trainer) -> None:
@@ -255,6 +251,16 @@ def count_batch(checkpoint: dict[str, Any]) -> None:
     """
     for counts in ("current", "total"):
         checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"][counts]["completed"] += 1
+
+
+def drop_batch(checkpoint: dict[str, Any]) -> None:
+    """Let a checkpoint not count a batch whose step was interrupted and taken back.
+
+    Otherwise a resumed fit may take the batches before it for ones after which a validation is still to come.
+    """
+    for counts in ("current", "total"):
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"][counts]
+        progress["ready"] = progress["started"] = progress["processed"]
 
 
 def settle_epochs(checkpoint: dict[str, Any]) -> None:

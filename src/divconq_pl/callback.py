@@ -335,6 +335,8 @@ class DivideConquerCallback(_compat.CallbackBase):
             trainer, pl_module, self._entered
         )
         _compat.settle_epochs(checkpoint)
+        if _compat.in_step(trainer):
+            _compat.drop_batch(checkpoint)
         if _compat.before_validation(trainer):
             _compat.count_batch(checkpoint)
 
@@ -396,7 +398,7 @@ class DivideConquerCallback(_compat.CallbackBase):
                     f"split_depth of {state_dict['depth']} or more instead of {self._subspaces.split_depth}"
                 )
             self._use(self.division.merged(state_dict["depth"]), since=state_dict["since"])
-        self._subspaces.used = set(state_dict.get("used", ()))  # in what is accumulated for the next step
+        self._subspaces.used = set(state_dict["used"])  # in what is accumulated for the next step
         if isinstance(self._subspaces, LearnedSubspaces):
             if state_dict["masks"] is None or state_dict["masks"].shape != self._subspaces.masks_state().shape:
                 raise InputError(
@@ -484,6 +486,11 @@ class DivideConquerCallback(_compat.CallbackBase):
             rank_zero_warn(
                 f"the images could not be divided into {2**self.stage.depth} clusters of at least two classes with two "
                 f"images each; {division.num_clusters} clusters are used until the next division"
+            )
+        elif division is previous:
+            rank_zero_warn(
+                f"the images could not be clustered anew into {division.num_clusters} clusters of at least two classes "
+                "with two images each; the clusters stay as they were until the next division"
             )
         self.division, self._labels = division, labels
         self._use(division, since=trainer.current_epoch)

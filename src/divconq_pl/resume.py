@@ -91,7 +91,9 @@ class ResumePoint:
         _compat.set_random_state(trainer, self._random)
         if _compat.in_step(trainer):
             for name, buffer in module.named_buffers():
-                buffer.data.copy_(self._buffers[name])
+                kept = self._buffers.get(name)
+                if kept is not None and kept.shape == buffer.shape:  # or the step has made it
+                    buffer.data.copy_(kept)
             set_hidden_state(module, self._hidden)
 
     def state(self, trainer: pl.Trainer, module: nn.Module, begun: int) -> dict[str, Any]:

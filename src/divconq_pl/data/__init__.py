@@ -10,15 +10,13 @@ from divconq_pl.data.dataset import (
     RetrievalDataset,
     Splits,
     SplitSource,
-    hold_out,
-    split_classes,
 )
 from divconq_pl.data.glyphs import Glyphs
 from divconq_pl.data.image_folder import ImageFolder
 from divconq_pl.data.inshop import InShop
 from divconq_pl.data.preprocessing import Preprocessing
 from divconq_pl.data.sop import StanfordOnlineProducts
-from divconq_pl.data.splitting import split_by_class
+from divconq_pl.data.splitting import hold_out, split_by_class, split_classes
 from divconq_pl.data.transforms import CacheableTransform, glyph_test, glyph_train, image_test, image_train
 from divconq_pl.data.vehicle_id import VehicleID
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from divconq_pl.data.dataset import FileDataset, Splits, hold_out, read_rgb
+from divconq_pl.data.dataset import FileDataset, Splits, read_rgb
 from divconq_pl.data.download import Archive, fetch
 from divconq_pl.data.layouts import Found, Labelled, Layout, Parts, find_layout, not_found
 from divconq_pl.data.samples import (
@@ -22,6 +22,7 @@ from divconq_pl.data.samples import (
     single,
     unreadable,
 )
+from divconq_pl.data.splitting import hold_out
 from divconq_pl.errors import InputError
 
 

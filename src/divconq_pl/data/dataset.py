@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Transform = Callable[[Image.Image], Tensor]
-Data = TypeVar("Data", bound="RetrievalDataset")
 
 
 class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
@@ -278,85 +277,3 @@ class SplitSource(Protocol):
     def splits(self) -> Splits:
         """Return training, validation and test part."""
         ...
-
-
-def split_classes(
-    classes: Sequence[str], val_fraction: float, test_fraction: float, seed: int
-) -> tuple[list[str], list[str], list[str]]:
-    """Draw which classes are for training, validation and test.
-
-    Args:
-        classes: all class names.
-        val_fraction: share of the classes for validation, 0 for none; otherwise two classes at least.
-        test_fraction: the same for the test.
-        seed: seed of the draw.
-
-    Returns:
-        Names of the training, validation and test classes, disjoint, each in the order of ``classes``. The test classes
-        do not depend on ``val_fraction``.
-
-    Raises:
-        InputError: if the fractions are no shares of a whole, or there are too few classes.
-
-    Example:
-        >>> [len(part) for part in split_classes("abcdefghij", 0.2, 0.3, seed=0)]
-        [5, 2, 3]
-    """
-    if not (0 <= val_fraction < 1 and 0 <= test_fraction < 1 and val_fraction + test_fraction < 1):
-        raise InputError(
-            f"val_fraction={val_fraction} and test_fraction={test_fraction} must be 0 or more, and below 1 together"
-        )
-    n = len(classes)
-    sizes = [max(2, round(fraction * n)) if fraction else 0 for fraction in (val_fraction, test_fraction)]
-    if n - sum(sizes) < 2:
-        raise InputError(
-            f"{n} classes cannot be split with val_fraction={val_fraction} and test_fraction={test_fraction}: each "
-            "part needs 2 classes; bring more classes, or leave a part out with a fraction of 0"
-        )
-    part = np.zeros(n, dtype=int)
-    drawn = np.random.default_rng(seed).permutation(n)
-    part[drawn[: sizes[0]]] = 1
-    part[drawn[n - sizes[1] :]] = 2  # the same classes however many are for validation
-    train, val, test = ([name for name, p in zip(classes, part, strict=True) if p == which] for which in range(3))
-    return train, val, test
-
-
-def hold_out(
-    data: Data, val_fraction: float = 0.2, *, fold: int | None = None, num_folds: int = 4, seed: int = 0
-) -> tuple[Data, Data | None]:
-    """Set classes of the training data aside, by which the best epoch is chosen.
-
-    Choosing it by the test classes inflates the results ("A Metric Learning Reality Check", Musgrave et al., 2020).
-
-    Args:
-        data: the training images.
-        val_fraction: share of the classes that is drawn for validation, 0 for none.
-        fold: for cross-validation over classes: which of ``num_folds`` equal runs of consecutive classes is for
-            validation, in place of a drawn share.
-        num_folds: number of folds (that paper: 4).
-        seed: seed of the draw.
-
-    Returns:
-        Training and validation images, with disjoint classes; None for validation if there is none.
-
-    Raises:
-        InputError: if there is no such fold, or a part has fewer than two classes.
-
-    Example:
-        >>> images = np.zeros((8, 1, 1), np.uint8)
-        >>> data = ArrayDataset(images, range(8), "abcdefgh", "12345678")
-        >>> train, val = hold_out(data, fold=1, num_folds=4)
-        >>> train.classes, val.classes
-        (['a', 'b', 'e', 'f', 'g', 'h'], ['c', 'd'])
-    """
-    if fold is None:
-        kept, held, _ = split_classes(data.classes, val_fraction, 0, seed)
-    else:
-        n = len(data.classes)
-        if not 2 <= num_folds <= n // 2:
-            raise InputError(f"num_folds={num_folds} must lie between 2 and {n // 2}; each needs 2 of the {n} classes")
-        if not 0 <= fold < num_folds:
-            raise InputError(f"fold={fold} is none of the {num_folds} folds; use 0 to {num_folds - 1}")
-        held = data.classes[fold * n // num_folds : (fold + 1) * n // num_folds]
-        kept = [name for name in data.classes if name not in set(held)]
-    return data.with_classes(kept), data.with_classes(held) if held else None

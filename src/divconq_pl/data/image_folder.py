@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
-from divconq_pl.data.dataset import FileDataset, Splits, hold_out
+from divconq_pl.data.dataset import FileDataset, Splits
 from divconq_pl.data.samples import (
     OnBadImage,
     check_gallery,
@@ -22,7 +22,7 @@ from divconq_pl.data.samples import (
     single,
     unreadable,
 )
-from divconq_pl.data.splitting import split_by_class
+from divconq_pl.data.splitting import hold_out, split_by_class
 from divconq_pl.errors import InputError
 
 Sample = tuple[str, str]
