@@ -13,12 +13,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from divconq_pl.app import CONFIG_KEY, run_command
-from divconq_pl.arguments import check_arguments, check_values
-from divconq_pl.checkpoint import build_trusted, check_trusted, explained_by, load_embedder, read_checkpoint
-from divconq_pl.data import RetrievalDataModule, RetrievalDataset
-from divconq_pl.errors import InputError
-from divconq_pl.evaluation import (
+from divconq_pl.app.arguments import check_arguments, check_values
+from divconq_pl.app.checkpoints import build_trusted, check_trusted, explained_by, load_embedder, read_checkpoint
+from divconq_pl.app.command import CONFIG_KEY, run_command
+from divconq_pl.app.evaluation import (
     check_channels,
     check_same_images,
     compared,
@@ -28,9 +26,11 @@ from divconq_pl.evaluation import (
     measure,
     name_checkpoints,
 )
-from divconq_pl.export import check_export, export_embeddings
-from divconq_pl.report import print_results, published, write_json
-from divconq_pl.retrieval import retrieval_metrics
+from divconq_pl.app.export import check_export, export_embeddings
+from divconq_pl.app.results import print_results, published, write_json
+from divconq_pl.data import RetrievalDataModule, RetrievalDataset
+from divconq_pl.errors import InputError
+from divconq_pl.metrics.retrieval import retrieval_metrics
 
 CONFIG_DIR = Path(__file__).parent / "conf"
 KINDS = {

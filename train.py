@@ -17,14 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from divconq_pl import DivideConquerCallback
-from divconq_pl.app import CONFIG_KEY, KeepConfig, run_command
-from divconq_pl.arguments import check_values
-from divconq_pl.checkpoint import check_fit, compare_configs, read_checkpoint
-from divconq_pl.pictures import draw_divisions, draw_gallery
-from divconq_pl.rehearsal import check_trainer, rehearse
-from divconq_pl.report import how_chosen, print_results, published, selection, write_json
-from divconq_pl.stopping import StopBetweenBatches
-from divconq_pl.workers import NoticeDeadWorkers
+from divconq_pl.app.arguments import check_values
+from divconq_pl.app.checkpoints import check_fit, compare_configs, read_checkpoint
+from divconq_pl.app.command import CONFIG_KEY, KeepConfig, run_command
+from divconq_pl.app.interruption import NoticeDeadWorkers
+from divconq_pl.app.pictures import draw_divisions, draw_gallery
+from divconq_pl.app.rehearsal import check_trainer, rehearse
+from divconq_pl.app.results import how_chosen, print_results, published, selection, write_json
+from divconq_pl.app.stopping import StopBetweenBatches
 
 CONFIG_DIR = Path(__file__).parent / "conf"
 KINDS = {

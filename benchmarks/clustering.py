@@ -1,4 +1,4 @@
-"""Time `divconq_pl.clustering.kmeans` as a ratio to faiss's own Kmeans (train, then one search) in the same run.
+"""Time `divconq_pl.core.kmeans.kmeans` as a ratio to faiss's own Kmeans (train, then one search) in the same run.
 
     python benchmarks/clustering.py --images 59551 --dim 2048 --clusters 8
 
@@ -16,7 +16,7 @@ import faiss
 import torch
 from torch import Tensor
 
-from divconq_pl.clustering import kmeans
+from divconq_pl.core.kmeans import kmeans
 
 
 def make_features(images: int, dim: int, classes: int, seed: int) -> Tensor:

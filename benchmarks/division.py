@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from divconq_pl.clustering import kmeans
-from divconq_pl.division import Division, divide
-from divconq_pl.sampling import ClusterBatchSampler
-from divconq_pl.summary import summarise
+from divconq_pl.core.division import Division, divide
+from divconq_pl.core.kmeans import kmeans
+from divconq_pl.core.sampling import ClusterBatchSampler
+from divconq_pl.core.summary import summarise
 
 ITERATIONS, RESTARTS = 20, 3  # those of `kmeans`
 

@@ -17,8 +17,8 @@ import torch
 from pytorch_metric_learning.losses import ProxyAnchorLoss
 from torch import Tensor, nn
 
-from divconq_pl.narrowing import narrow_losses
-from divconq_pl.subspaces import FixedSubspaces
+from divconq_pl.core.subspaces import FixedSubspaces
+from divconq_pl.losses.narrowing import narrow_losses
 
 
 def make_step(loss: nn.Module, embeddings: Tensor, labels: Tensor) -> Callable[[], None]:

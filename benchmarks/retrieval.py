@@ -20,7 +20,7 @@ import faiss
 import torch
 from torch import Tensor
 
-from divconq_pl.retrieval import retrieval_metrics
+from divconq_pl.metrics.retrieval import retrieval_metrics
 
 KS = (1, 10, 100, 1000)
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from divconq_pl.sampling import ClusterBatchSampler
+from divconq_pl.core.sampling import ClusterBatchSampler
 
 SMALLEST, LARGEST = 2, 12
 TILT = 0.826  # each size is as much rarer than the one before as to give 5.26 images per class on average

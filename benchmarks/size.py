@@ -23,11 +23,11 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from divconq_pl.clustering import kmeans
-from divconq_pl.division import Division, classes_per_cluster, divide
-from divconq_pl.shards import Features
-from divconq_pl.storage import RowStore
-from divconq_pl.summary import summarise
+from divconq_pl.core.division import Division, classes_per_cluster, divide
+from divconq_pl.core.features import Features
+from divconq_pl.core.kmeans import kmeans
+from divconq_pl.core.row_store import RowStore
+from divconq_pl.core.summary import summarise
 
 
 def memory(field: str) -> int:

@@ -12,9 +12,9 @@ from types import ModuleType
 from pytorch_metric_learning import losses, miners
 from torch import nn
 
+from divconq_pl.core.subspaces import FixedSubspaces
 from divconq_pl.errors import InputError
-from divconq_pl.narrowing import narrow_losses
-from divconq_pl.subspaces import FixedSubspaces
+from divconq_pl.losses.narrowing import narrow_losses
 
 BASES = {"BaseLossWrapper", "BaseMetricLossFunction", "BaseMiner", "BaseProxyLoss", "GenericPairLoss"}
 """Public classes that are no losses or miners by themselves."""

@@ -5,58 +5,36 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "src" / "divconq_pl"
-FLOORS = {
-    1: {
-        "errors",
-        "clustering",
-        "continuity",
-        "division",
-        "shards",
-        "storage",
-        "subspaces",
-        "sampling",
-        "schedule",
-        "retrieval",
-        "nearest",
-        "nmi",
-        "summary",
-    },
-    2: {"blocks", "conventions", "features", "isolation", "narrowing"},
-    3: {"_compat", "callback", "feature_pass", "module", "resume", "routing"},
-    4: {
-        "app",
-        "arguments",
-        "backbones",
-        "checkpoint",
-        "checkpoint_io",
-        "data",
-        "evaluation",
-        "export",
-        "pictures",
-        "plots",
-        "rehearsal",
-        "report",
-        "stopping",
-        "workers",
-    },
-}
-FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+PACKAGE = Path(__file__).parents[1] / "src" / "divconq_pl"
+FLOORS = ("core", "metrics", "losses", "lightning", "backbones", "data", "app")
+"""The folders from the ground up: each imports from itself and from those before it."""
+
+BELOW_ALL = {"errors", "files"}
+EDGES = {"hydra", "omegaconf", "matplotlib", "rich", "tensorboard", "torchvision", "PIL", "timm"}
+LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric"}
 FORBIDDEN = {
-    1: {"pytorch_lightning", "lightning", "hydra", "omegaconf", "pytorch_metric_learning", "matplotlib"},
-    2: {"pytorch_lightning", "lightning", "hydra", "omegaconf", "matplotlib"},
-    3: {"hydra", "omegaconf", "matplotlib"},
-    4: set(),
+    "core": {*EDGES, *LIGHTNING, "pytorch_metric_learning"},
+    "metrics": {*EDGES, *LIGHTNING, "pytorch_metric_learning"},
+    "losses": {*EDGES, *LIGHTNING},
+    "lightning": EDGES,
+    "backbones": {"hydra", "omegaconf", "matplotlib", "rich"},
+    "data": {"hydra", "omegaconf", "rich"},
+    "app": set(),
 }
-FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+LOOPS = {"fit_loop", "epoch_loop", "epoch_progress", "batch_progress", "val_loop"}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
 
 
-def room(path):
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def place(path):
+    return str(path.relative_to(PACKAGE))
 
 
-def imported(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def floor_of(path):
+    return path.relative_to(PACKAGE).parts[0]
+
+
+def imported(tree):
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{name.name}" for name in node.names)
@@ -64,23 +42,60 @@ def imported(path):
             yield from (name.name for name in node.names)
 
 
-def test_every_file_has_its_floor():
-    assert {room(path) for path in FILES} == set(FLOOR_OF)
+def private_touches(tree):
+    """Yield what is reached into: ``x._y`` where x is not the object itself, loops of a Trainer, private imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            private = node.attr.startswith("_") and not node.attr.endswith("__")
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            own |= isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") == "super"
+            if (private and not own) or node.attr in LOOPS:
+                yield ast.unparse(node)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in LIGHTNING:
+            yield from (name.name for name in node.names if name.name.startswith("_"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_folders_are_the_floors():
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(FLOORS)
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", *BELOW_ALL}
+
+
+@pytest.mark.parametrize("path", FILES, ids=place)
 def test_nothing_imports_upwards(path):
-    floor = FLOOR_OF[room(path)]
-    for module in imported(path):
-        parts = module.split(".")
-        assert parts[0] not in FORBIDDEN[floor], f"{path.name} imports {module}"
-        assert parts[0] not in {"train", "evaluate"}
-        if parts[0] == "divconq_pl" and len(parts) > 1 and parts[1] in FLOOR_OF:
-            assert FLOOR_OF[parts[1]] <= floor, f"{path.name} imports {module} from a higher floor"
+    floor = floor_of(path)
+    below = {*BELOW_ALL, *FLOORS[: FLOORS.index(floor) + 1]}
+    for module in imported(ast.parse(path.read_text())):
+        package, *rest = module.split(".")
+        assert package not in FORBIDDEN[floor], f"{place(path)} imports {module}"
+        assert package not in {"train", "evaluate"}
+        if package == "divconq_pl" and rest:
+            assert rest[0] in below, f"{place(path)} imports {module} from a higher floor"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_private_lightning_is_touched_in_one_place(path):
-    private = ("_combined_loader", "_data_fetcher", "fit_loop")
-    if path.stem != "_compat":
-        assert not [name for name in private if name in path.read_text()]
+@pytest.mark.parametrize("path", FILES, ids=place)
+def test_private_parts_of_lightning_are_touched_in_one_place(path):
+    tree = ast.parse(path.read_text())
+    knows_lightning = any(module.split(".")[0] in LIGHTNING for module in imported(tree))
+    if knows_lightning and "_trainer" not in place(path):
+        assert not list(private_touches(tree))
+
+
+def test_a_private_touch_is_found():
+    code = "trainer._x; trainer.fit_loop; self._own; a.__class__; super()._mine()\nfrom lightning_fabric.x import _y"
+    assert set(private_touches(ast.parse(code))) == {"trainer._x", "trainer.fit_loop", "_y"}
+
+
+def test_tests_stand_where_their_sources_do():
+    tests = Path(__file__).parent
+    assert {path.name for path in tests.iterdir() if path.is_dir() and path.name != "__pycache__"} == {
+        *FLOORS,
+        "helpers",
+        "journeys",
+    }
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.rglob("*.py")), ids=lambda path: path.stem)
+def test_no_test_imports_another(path):
+    modules = {module.split(".")[-1] for module in imported(ast.parse(path.read_text()))}
+    assert not {module for module in modules if module.startswith("test_")}

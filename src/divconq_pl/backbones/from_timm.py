@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from divconq_pl.backbones.backbone import Backbone
+from divconq_pl.backbones.preprocessing import Preprocessing
 from divconq_pl.backbones.weights import (
     differences,
     first_line,
@@ -21,7 +22,6 @@ from divconq_pl.backbones.weights import (
     read_state_dict,
     without,
 )
-from divconq_pl.data.preprocessing import Preprocessing
 from divconq_pl.errors import InputError
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from torchvision import models
 
 from divconq_pl.backbones.backbone import Backbone
+from divconq_pl.backbones.preprocessing import Preprocessing
 from divconq_pl.backbones.weights import first_line, load_weights, looks_like_path, read_state_dict, without
-from divconq_pl.data.preprocessing import Preprocessing
 from divconq_pl.errors import InputError
 
 _AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")

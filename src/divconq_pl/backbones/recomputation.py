@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from divconq_pl.blocks import layers_in_order
+from divconq_pl.backbones.blocks import layers_in_order
 
 
 def recompute_blocks(network: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """Data sets for retrieval, and the data module that serves them."""
 
+from divconq_pl.backbones.preprocessing import Preprocessing
 from divconq_pl.data.cache import CachedDataset, cached
 from divconq_pl.data.cars196 import Cars196
 from divconq_pl.data.cub200 import CUB200
@@ -14,7 +15,6 @@ from divconq_pl.data.dataset import (
 from divconq_pl.data.glyphs import Glyphs
 from divconq_pl.data.image_folder import ImageFolder
 from divconq_pl.data.inshop import InShop
-from divconq_pl.data.preprocessing import Preprocessing
 from divconq_pl.data.sop import StanfordOnlineProducts
 from divconq_pl.data.splitting import hold_out, split_by_class, split_classes
 from divconq_pl.data.transforms import CacheableTransform, glyph_test, glyph_train, image_test, image_train

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from divconq_pl.data.annotations import Columns, known, mat_rows, read_csv, read_mat, whole_number
-from divconq_pl.data.benchmark import Benchmark
 from divconq_pl.data.layouts import Labelled, Layout, Parts, Places
 from divconq_pl.data.parquet import parquet_image, parquet_labels, read_parquet_rgb
+from divconq_pl.data.published import Benchmark
 
 TRAIN_CLASSES = 98
 
@@ -20,7 +20,7 @@ class Cars196(Benchmark):
 
     The images that the data set itself calls train and test are put together before. Copies differ in how they number
     the images; each is read by its own annotations. For the arguments see
-    :class:`~divconq_pl.data.benchmark.Benchmark`.
+    :class:`~divconq_pl.data.published.Benchmark`.
 
     Example:
         >>> Cars196("data").splits().train  # doctest: +SKIP

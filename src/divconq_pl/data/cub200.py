@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from divconq_pl.data.annotations import known, read_table, whole_number
-from divconq_pl.data.benchmark import Benchmark
 from divconq_pl.data.download import Archive
 from divconq_pl.data.layouts import Labelled, Layout, Parts, Places
+from divconq_pl.data.published import Benchmark
 
 TRAIN_CLASSES = 100
 
@@ -16,7 +16,7 @@ class CUB200(Benchmark):
     """Read CUB200-2011 (Wah et al., 2011): species 1 to 100 for training, 101 to 200 for the test.
 
     The data set's own ``train_test_split.txt`` divides the images of each species, and is not used in metric learning.
-    For the arguments see :class:`~divconq_pl.data.benchmark.Benchmark`.
+    For the arguments see :class:`~divconq_pl.data.published.Benchmark`.
 
     Example:
         >>> CUB200("data", download=True).splits().train  # doctest: +SKIP

@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from divconq_pl.core.sampling import ClusterBatchSampler, check_batch
 from divconq_pl.data.cache import cached
 from divconq_pl.data.dataset import RetrievalDataset, Splits, SplitSource, Transform
 from divconq_pl.errors import InputError
-from divconq_pl.sampling import ClusterBatchSampler, check_batch
 
 Loader = DataLoader[Any]
 ValidateOn = Literal["val", "test"]

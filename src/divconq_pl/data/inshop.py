@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from divconq_pl.data.annotations import Columns, known, read_table, whole_number
-from divconq_pl.data.benchmark import Benchmark
 from divconq_pl.data.layouts import Labelled, Layout, Parts, Places
+from divconq_pl.data.published import Benchmark
 
 LIST = "list_eval_partition.txt"
 
@@ -14,7 +14,7 @@ LIST = "list_eval_partition.txt"
 class InShop(Benchmark):
     """Read In-shop Clothes Retrieval of DeepFashion (Liu et al., CVPR 2016), a class being one item.
 
-    The test is (query, gallery). For the arguments see :class:`~divconq_pl.data.benchmark.Benchmark`.
+    The test is (query, gallery). For the arguments see :class:`~divconq_pl.data.published.Benchmark`.
 
     Example:
         >>> query, gallery = InShop("data").splits().test  # doctest: +SKIP

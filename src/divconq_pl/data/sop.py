@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 
 from divconq_pl.data.annotations import Columns, read_table, whole_number
-from divconq_pl.data.benchmark import Benchmark
 from divconq_pl.data.download import Archive
 from divconq_pl.data.layouts import Labelled, Layout, Parts, Places
+from divconq_pl.data.published import Benchmark
 
 
 class StanfordOnlineProducts(Benchmark):
     """Read Stanford Online Products (Song et al., CVPR 2016), a class being one thing for sale.
 
-    For the arguments see :class:`~divconq_pl.data.benchmark.Benchmark`. The archive is fetched from where the authors'
+    For the arguments see :class:`~divconq_pl.data.published.Benchmark`. The archive is fetched from where the authors'
     repository (rksltnl/Deep-Metric-Learning-CVPR16) links to it.
 
     Example:

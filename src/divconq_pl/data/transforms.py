@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from divconq_pl.data.preprocessing import Preprocessing
+from divconq_pl.backbones.preprocessing import Preprocessing
 from divconq_pl.errors import InputError
 
 GLYPH_MEAN, GLYPH_STD = 0.12, 0.29

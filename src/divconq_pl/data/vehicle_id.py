@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from divconq_pl.data.annotations import Columns, read_table, whole_number
-from divconq_pl.data.benchmark import Benchmark
 from divconq_pl.data.layouts import Labelled, Layout, Parts, Places
+from divconq_pl.data.published import Benchmark
 from divconq_pl.errors import InputError
 
 TestList = Literal["small", "medium", "large"]
@@ -23,7 +23,7 @@ class VehicleID(Benchmark):
         root: the folder that holds the copy.
         test_list: which of the three published lists is the test: 800, 1600 or 2400 vehicles. All of its images are in
             one set, to be evaluated by leaving one out, as in Divide and Conquer.
-        arguments: those of :class:`~divconq_pl.data.benchmark.Benchmark`.
+        arguments: those of :class:`~divconq_pl.data.published.Benchmark`.
 
     Raises:
         InputError: if there is no such folder, or an argument is out of range.

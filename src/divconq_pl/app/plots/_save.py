@@ -1,0 +1,23 @@
+"""A figure in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from divconq_pl.files import write_atomically
+
+
+def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
+    """Save a figure as PNG, atomically.
+
+    Args:
+        figure: What to save.
+        path: Where the file goes; missing folders are made.
+        dpi: Pixels per inch.
+
+    Returns:
+        The path.
+    """
+    return write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=dpi, facecolor="white"))

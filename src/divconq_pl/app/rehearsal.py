@@ -1,0 +1,65 @@
+"""Try what a configuration has built on a few images before the training, so that what does not fit is said at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytorch_lightning as pl
+import torch
+
+from divconq_pl.data import RetrievalDataModule
+from divconq_pl.data.dataset import random_numbers
+from divconq_pl.errors import InputError
+from divconq_pl.lightning.module import DivideConquerModule
+
+
+def rehearse(module: DivideConquerModule, data: RetrievalDataModule) -> None:
+    """Pass a training image through the transforms and the backbone, and random embeddings through miner and loss.
+
+    Whatever these raise comes of how they were configured, or of parts that do not fit together. Neither weights nor
+    random numbers are changed.
+
+    Raises:
+        InputError: it names the part, what it was given, and what it says.
+    """
+    train = data.splits.train
+    images = {}
+    with random_numbers("rehearsal"):
+        for name in ("train_transform", "test_transform"):
+            with _told(f"data.{name} cannot transform {train.name_of(0)!r}"):
+                images[name] = train.with_transform(getattr(data, name))[0][0]
+        for image in images.values():
+            with _told(f"the backbone cannot take images of shape {tuple(image.shape)}"), torch.no_grad():
+                backbone = copy.deepcopy(module.backbone).eval()
+                backbone(torch.stack([image, image]))
+        last = len(train.classes) - 1
+        labels = torch.tensor([0] * 6 + [last] * 6)
+        embeddings = torch.randn(len(labels), module.embedding.out_features, requires_grad=True)
+        with _told(f"the miner cannot take embeddings of {embeddings.shape[1]} numbers"):
+            pairs = None if module.miner is None else copy.deepcopy(module.miner)(embeddings, labels)
+        with _told(f"the loss cannot take embeddings of {embeddings.shape[1]} numbers and {last + 1} classes"):
+            copy.deepcopy(module.loss)(embeddings, labels, pairs)
+
+
+def check_trainer(trainer: pl.Trainer) -> None:
+    """Refuse settings of a Trainer that it takes and stumbles over in the middle, or at the end, of a run.
+
+    Raises:
+        InputError: it names the setting.
+    """
+    if trainer.check_val_every_n_epoch == 0:
+        raise InputError("trainer.check_val_every_n_epoch=0 is not possible; use 1 or more, or selection=last_epoch")
+    if trainer.limit_test_batches == 0:
+        raise InputError("trainer.limit_test_batches=0 leaves no image to test on; use null, or 1 or more")
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # anything may be configured here, so anything may be raised
+        raise InputError(f"{what}: {error}") from error

@@ -1,0 +1,1 @@
+"""Division, subspaces, sampling and schedule: tensors only."""

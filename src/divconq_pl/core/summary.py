@@ -1,0 +1,102 @@
+"""What came of a division, in numbers and in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from torch import Tensor
+
+from divconq_pl.core.division import Division, classes_per_cluster, usable_images
+
+_LONGEST_LIST = 8
+
+
+def summarise(division: Division, previous: Division, labels: Tensor, *, epoch: int) -> dict[str, Any]:
+    """Describe a division and how it differs from the one before.
+
+    Args:
+        division: the new division.
+        previous: the division before it.
+        labels: classes of the images, shape (N,).
+        epoch: the epoch that begins with it.
+
+    Returns:
+        ``epoch``; ``clusters``, their number; ``sizes`` and ``classes``, the images and the classes with two or more
+        images of each cluster; ``parents``, the previous cluster that each descends from; ``left_out``, images that are
+        the only one of their class in their cluster; ``moved``, images that are not in a child of the cluster they were
+        in; ``nmi`` and ``ari``, agreement of the clusters that the images come from with those they were in (None if
+        that was a single one).
+    """
+    ratio = division.num_clusters // previous.num_clusters or 1
+    parents = torch.arange(division.num_clusters) // ratio
+    origin = parents[division.assignment]
+    was, now = previous.assignment.numpy(), origin.numpy()
+    single = previous.num_clusters == 1
+    return {
+        "epoch": epoch,
+        "clusters": division.num_clusters,
+        "sizes": torch.bincount(division.assignment, minlength=division.num_clusters).tolist(),
+        "classes": classes_per_cluster(division.assignment, labels, division.num_clusters).tolist(),
+        "parents": parents.tolist(),
+        "left_out": int((~usable_images(division.assignment, labels)).sum()),
+        "moved": int((origin != previous.assignment).sum()),
+        "nmi": None if single else float(normalized_mutual_info_score(was, now)),
+        "ari": None if single else float(adjusted_rand_score(was, now)),
+    }
+
+
+def division_line(summary: Mapping[str, Any]) -> str:
+    """Describe a division in one line.
+
+    Args:
+        summary: `epoch`; `sizes` and `classes`, images and classes per cluster; `moved`, images that changed cluster
+            since the last division. Said where present (and not None): `number`, which division of the run this is;
+            `left_out`, images that are the only one of their class in their cluster; `nmi` with the last division;
+            `seconds_features`, `seconds_kmeans`, `seconds_rest`, what it took.
+
+    Returns:
+        The line, without a line break. More than 8 clusters are summed up by minimum, median and maximum.
+
+    Example:
+        >>> division_line({"number": 3, "epoch": 6, "sizes": [41, 38], "classes": [9, 8], "moved": 5, "nmi": 0.871})
+        'division 3 | epoch 6 | 2 clusters: 41 38 images, 9 8 classes | 5 images moved, NMI 0.87'
+    """
+    sizes, classes = summary["sizes"], summary["classes"]
+    number = summary.get("number")
+    parts = ["division" if number is None else f"division {number}", f"epoch {summary['epoch']}"]
+
+    clusters = f"{_count(len(sizes), 'cluster')}: {_listed(sizes)} images, {_listed(classes)} classes"
+    parts.append(clusters + (" (min / median / max)" if len(sizes) > _LONGEST_LIST else ""))
+
+    changes = [f"{_count(summary['moved'], 'image')} moved"]
+    if summary.get("left_out"):
+        changes.append(f"{_count(summary['left_out'], 'lone image')} left out")
+    if summary.get("nmi") is not None:
+        changes.append(f"NMI {summary['nmi']:.2f}")
+    parts.append(", ".join(changes))
+
+    names = {"seconds_features": "features", "seconds_kmeans": "k-means", "seconds_rest": "rest"}
+    times = [f"{name} {_seconds(summary[key])}" for key, name in names.items() if summary.get(key) is not None]
+    if times:
+        parts.append(", ".join(times))
+    return " | ".join(parts)
+
+
+def _listed(values: Sequence[int]) -> str:
+    if len(values) <= _LONGEST_LIST:
+        return " ".join(str(value) for value in values)
+    return f"{min(values)} / {median(values):.0f} / {max(values)}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _seconds(value: float) -> str:
+    if value < 0.095:
+        return f"{value:.2f} s"
+    return f"{value:.1f} s" if value < 9.95 else f"{value:.0f} s"

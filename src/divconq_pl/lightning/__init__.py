@@ -1,0 +1,1 @@
+"""Divide and conquer in a PyTorch Lightning training."""

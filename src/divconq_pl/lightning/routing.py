@@ -1,0 +1,145 @@
+"""Where the batches of an epoch come from, and which learner each of them belongs to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from divconq_pl.core.division import Division
+from divconq_pl.core.sampling import Allotment, ClusterBatchSampler, allot, check_batch
+from divconq_pl.errors import InputError
+from divconq_pl.lightning import _trainer
+from divconq_pl.lightning.conventions import image_name
+
+
+class BatchRouter:
+    """Let a running fit draw single-cluster batches, or the user's own while there is one cluster only.
+
+    The user's loader stays untouched; a copy of it draws other batches.
+
+    Args:
+        images_per_class: images of a class in a batch.
+        allotment: how batches are shared among clusters.
+        seed: seed of the batches.
+    """
+
+    def __init__(self, images_per_class: int, allotment: Allotment, seed: int) -> None:
+        self._images_per_class = images_per_class
+        self._allotment = allotment
+        self._seed = seed
+        self._users_loader: DataLoader[Any] | None = None
+        self._own_loader: DataLoader[Any] | None = None
+        self._division: Division | None = None
+        self._learners: list[int] = []
+        self._consumed = 0
+
+    def users_loader(self, trainer: pl.Trainer) -> DataLoader[Any]:
+        """Return the loader that the user gave."""
+        loader = _trainer.get_train_loader(trainer)
+        if loader is not self._own_loader:
+            self._users_loader = loader
+        assert self._users_loader is not None
+        return self._users_loader
+
+    def enter_epoch(
+        self,
+        trainer: pl.Trainer,
+        division: Division | None,
+        labels: Tensor | None,
+        since: int,
+        *,
+        renew: bool = False,
+        done: int = 0,
+    ) -> None:
+        """Choose the loader of the current epoch.
+
+        Args:
+            trainer: the running fit.
+            division: the clusters, or None.
+            labels: classes of the training images, where there are clusters.
+            since: the epoch since which there are these clusters.
+            renew: ask for the epoch's batches anew, even if the loader stays the same.
+            done: batches of the epoch that were trained on before a resume, which are passed over.
+        """
+        self._learners, self._consumed = [], 0
+        if division is None or division.depth == 0:
+            if self._own_loader is not None:  # or the loader is the user's, whatever it is
+                _trainer.set_train_loader(trainer, self.users_loader(trainer), renew=renew)
+            elif renew:
+                _trainer.renew_batches(trainer)
+            _trainer.pass_over(trainer, done)
+            return
+        users_loader = self.users_loader(trainer)
+        if self._own_loader is None or division is not self._division:
+            assert labels is not None, "a division comes with its labels"
+            sampler = ClusterBatchSampler(
+                division.assignment,
+                labels,
+                batch_size=batch_size(users_loader),
+                images_per_class=self._images_per_class,
+                length=len(users_loader),
+                allotment=self._allotment,
+                seed=self._seed + since,
+                first_epoch=since,
+                rank=trainer.global_rank,
+                world_size=trainer.world_size,
+            )
+            loader = _trainer.with_batches(users_loader, sampler)
+        else:
+            loader = self._own_loader
+            assert isinstance(loader.batch_sampler, ClusterBatchSampler)
+            sampler = loader.batch_sampler
+        sampler.set_epoch(trainer.current_epoch)
+        if callable(set_epoch := getattr(users_loader.dataset, "set_epoch", None)):
+            set_epoch(trainer.current_epoch)
+        sampler.start = done if _trainer.is_only_loader(trainer) else 0
+        _trainer.set_train_loader(trainer, loader, renew=renew)
+        _trainer.pass_over(trainer, done - sampler.start)
+        self._own_loader, self._division = loader, division
+        self._learners = sampler.schedule[done:]
+
+    def next_learner(self) -> int | None:
+        """Return the learner that the next batch belongs to, None if it belongs to all."""
+        if not self._learners:
+            return None
+        self._consumed += 1
+        return self._learners[self._consumed - 1]
+
+    def describe_batch(self, trainer: pl.Trainer) -> str:
+        """Say which learner the present batch belongs to and which images it holds, as far as that is known."""
+        number = _trainer.batch_index(trainer)
+        sampler = _trainer.get_train_loader(trainer).batch_sampler
+        if not isinstance(sampler, ClusterBatchSampler):
+            return f"batch {number}"
+        whose = f" of learner {self._learners[self._consumed - 1]}" if self._learners else ""
+        dataset = self.users_loader(trainer).dataset
+        return f"batch {number}{whose} ({', '.join(image_name(dataset, i) or str(i) for i in sampler.images(number))})"
+
+
+def batch_size(loader: DataLoader[Any]) -> int:
+    """Return the number of images in a batch of a loader.
+
+    Raises:
+        InputError: if its batch sampler does not tell.
+    """
+    size = getattr(loader.batch_sampler, "batch_size", None)
+    if not isinstance(size, int):
+        raise InputError(
+            f"the batch sampler {type(loader.batch_sampler).__name__} has no batch_size; give it one, the number of "
+            "images in a batch"
+        )
+    return size
+
+
+def check_loader(loader: DataLoader[Any], images_per_class: int, learners: int) -> None:
+    """Refuse a loader whose batches cannot be made from single clusters.
+
+    Raises:
+        InputError: if its batch size does not hold classes of ``images_per_class`` images, or an epoch has fewer
+            batches than there are learners.
+    """
+    check_batch(batch_size(loader), images_per_class)
+    allot([1] * learners, len(loader))

@@ -1,0 +1,1 @@
+"""Losses and miners of pytorch-metric-learning, on the part of the embedding that a learner sees."""

@@ -1,0 +1,223 @@
+"""Let any pytorch-metric-learning loss or miner see one learner's subspace only."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from pytorch_metric_learning.losses import BaseMetricLossFunction, ManifoldLoss
+from pytorch_metric_learning.miners import BaseMiner
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from divconq_pl.core.subspaces import Subspaces
+from divconq_pl.errors import InputError
+
+WeightDims = Mapping[str, Mapping[str, int | None]]
+
+WEIGHT_DIMS: WeightDims = {
+    "LargeMarginSoftmaxLoss": {"W": 0},
+    "ManifoldLoss": {"proxies": 1},
+    "MarginLoss": {"beta": None},
+    "NormalizedSoftmaxLoss": {"W": 0},
+    "ProxyAnchorLoss": {"proxies": 1},
+    "ProxyNCALoss": {"proxies": 1},
+    "SoftTripleLoss": {"fc": 0},
+    "BaseProxyLoss": {"weight": 1},
+}
+"""By class name, subclasses included: which dimension of which weight is the embedding's; None: none of them is.
+
+Shapes do not tell, for there may be as many classes as coordinates. ``BaseProxyLoss`` is of version 3.
+"""
+
+_PARTS = (BaseMetricLossFunction, BaseMiner)
+
+
+def narrow_losses(
+    module: nn.Module, subspaces: Subspaces, weight_dims: WeightDims | None = None
+) -> list[RemovableHandle]:
+    """Make all losses and miners in ``module`` see the active subspace, wherever they are called.
+
+    What enters them as ``embeddings`` and ``ref_emb`` is narrowed, and so are the weights that a loss owns (proxies,
+    class centres), so value and gradient are those of the same loss built at the subspace's width. They compute in
+    float32, also under mixed precision. Without an active subspace their value is what it would be anyway, but the
+    weights they own keep the precision that they have, so that an optimiser can go on with them. (A loss of
+    pytorch-metric-learning by itself turns its weights for good into the precision of the first embeddings that it is
+    given, on a CPU also under mixed precision.)
+
+    Args:
+        module: a module with losses and miners of pytorch-metric-learning, or subclasses of its base classes.
+        subspaces: the subspaces, and which one is active.
+        weight_dims: for losses of your own, by class name, which dimension of which parameter is the embedding's, for
+            example ``{"MyLoss": {"centres": 1}}``; None in place of the number if none is. The name of a submodule
+            speaks for all of its parameters.
+
+    Returns:
+        Handles whose ``remove()`` undoes it.
+
+    Raises:
+        InputError: if there is no loss to narrow, or one that cannot be narrowed.
+    """
+    parts = [part for part in module.modules() if isinstance(part, _PARTS)]
+    if not any(isinstance(part, BaseMetricLossFunction) for part in parts):
+        raise InputError(
+            f"no pytorch-metric-learning loss was found in {type(module).__name__}; assign it in __init__ "
+            "(self.loss = losses.MarginLoss()), so that it is a submodule"
+        )
+    known = {**WEIGHT_DIMS, **(weight_dims or {})}
+    weights = [_embedding_weights(part, known, subspaces.width) for part in parts]
+    nested = {inner for part in parts for inner in _parts_inside(part)}
+    return [
+        handle
+        for part, dims in zip(parts, weights, strict=True)
+        for handle in _narrow(part, dims, subspaces, is_outermost=part not in nested)
+    ]
+
+
+def narrow_output(layer: nn.Module, subspaces: Subspaces) -> RemovableHandle:
+    """Make everything after the embedding layer see the active subspace, for losses that are not of this library.
+
+    Args:
+        layer: the layer that gives the embedding.
+        subspaces: the subspaces, and which one is active.
+
+    Returns:
+        A handle whose ``remove()`` undoes it.
+    """
+    return layer.register_forward_hook(
+        lambda _, inputs, output: subspaces.narrow(output, output.ndim - 1) if subspaces.narrows else output
+    )
+
+
+def loss_slices(module: nn.Module, width: int, weight_dims: WeightDims | None = None) -> list[tuple[nn.Parameter, int]]:
+    """Return the parameters of all losses in ``module`` that are cut into subspaces, with the embedding's dimension."""
+    known = {**WEIGHT_DIMS, **(weight_dims or {})}
+    return [
+        (part.get_parameter(name), dim)
+        for part in module.modules()
+        if isinstance(part, _PARTS)
+        for name, dim in _embedding_weights(part, known, width).items()
+    ]
+
+
+def has_losses(module: nn.Module) -> bool:
+    """Tell whether a module has a loss of pytorch-metric-learning among its submodules."""
+    return any(isinstance(part, BaseMetricLossFunction) for part in module.modules())
+
+
+def _parts_inside(part: nn.Module) -> list[nn.Module]:
+    """Return the losses and miners that another one calls."""
+    return [inner for inner in part.modules() if isinstance(inner, _PARTS) and inner is not part]
+
+
+def _embedding_weights(part: nn.Module, known: WeightDims, width: int) -> dict[str, int]:
+    """Return for each embedding-shaped parameter of a loss or miner which of its dimensions is the embedding's."""
+    me, *bases = [cls.__name__ for cls in type(part).__mro__]
+    if "P2SGradLoss" in (me, *bases):
+        raise InputError(f"{me} rescales its own weight in every step, not a slice of it; use ArcFaceLoss instead")
+    if "embeddings" not in inspect.signature(part.forward).parameters:
+        raise InputError(f"{me}.forward has no argument of the name 'embeddings'; give the embedding that name")
+    declared = {weight: dim for name in (*reversed(bases), me) for weight, dim in known.get(name, {}).items()}
+    of_others = {id(weight) for inner in _parts_inside(part) for weight in (*inner.parameters(), *inner.buffers())}
+    buffers = dict(part.named_buffers(remove_duplicate=False))
+    dims: dict[str, int] = {}
+    for name, weight in (*part.named_parameters(remove_duplicate=False), *buffers.items()):
+        shape = tuple(weight.shape)
+        declaration = next((key for key in declared if f"{name}.".startswith(f"{key}.")), None)
+        dim = declared[declaration] if declaration else None
+        if id(weight) in of_others or (dim is None and (declaration or width not in shape)):
+            continue
+        owned = f"{me} owns {name!r} of shape {shape}, and the embedding is {width} wide: "
+        if name in buffers:
+            raise InputError(
+                f"{owned}what is written into a slice of a buffer is lost; make it a parameter (requires_grad=False) "
+                f"if it is only read, or say weight_dims={{{me!r}: {{{name!r}: None}}}} if the two widths are unrelated"
+            )
+        if dim is None:
+            raise InputError(
+                f"{owned}declare which of its dimensions is the embedding's with "
+                f"weight_dims={{{me!r}: {{{name!r}: {shape.index(width)}}}}}, or None in place of the number if none is"
+            )
+        if dim >= len(shape) or shape[dim] != width:
+            raise InputError(f"{owned}build it so that its dimension {dim} is as wide as the embedding")
+        dims[name] = dim
+    return dims
+
+
+def _narrow(
+    part: nn.Module, dims: Mapping[str, int], subspaces: Subspaces, *, is_outermost: bool
+) -> tuple[RemovableHandle, RemovableHandle]:
+    arguments = list(inspect.signature(part.forward).parameters)
+    hidden = ExitStack()
+    autocast: list[tuple[str, bool]] = []  # what to put back after the call; torch.autocast cannot span two hooks
+
+    def hide(owner: nn.Module, name: str, value: Any) -> None:
+        """Put a value before an attribute or a parameter until the call ends: an instance's own dictionary wins."""
+        own = vars(owner)
+        if name in own:
+            hidden.callback(own.__setitem__, name, own[name])
+        else:
+            hidden.callback(own.pop, name)
+        own[name] = value
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        # An interrupt from the keyboard is the one exception after which torch runs no hook. What it left hidden is
+        # uncovered now; the region of autocast that it left has put its own state back.
+        hidden.close()
+        autocast.clear()
+        given = dict(zip(arguments, args, strict=False)) | kwargs
+        narrowed = {name: given[name] for name in ("embeddings", "ref_emb") if given.get(name) is not None}
+        for values in narrowed.values():
+            if is_outermost and values.shape[-1] != subspaces.width:
+                raise InputError(
+                    f"{type(module).__name__} was given embeddings of width {values.shape[-1]}, but the embedding "
+                    f"layer gives {subspaces.width}; name the layer that gives the embedding with embedding='...'"
+                )
+        if "embeddings" not in narrowed:
+            return None
+        if not subspaces.narrows:
+            for owner, weight in (_owner(module, name) for name in dims):
+                own = getattr(owner, weight)
+                # What the loss converts is a copy. Compiled code finds the weight where it finds a narrowed one.
+                hide(owner, weight, own if own.dtype == given["embeddings"].dtype else own.clone())
+            return None
+        device = given["embeddings"].device.type
+        autocast.append((device, torch.is_autocast_enabled(device)))
+        torch.set_autocast_enabled(device, False)
+        if is_outermost:
+            # One tensor stays one: losses and miners ask whether ref_emb is embeddings.
+            slices = {id(values): subspaces.narrow(_single(values), values.ndim - 1) for values in narrowed.values()}
+            narrowed = {name: slices[id(values)] for name, values in narrowed.items()}
+        for name, dim in dims.items():
+            owner, weight = _owner(module, name)
+            hide(owner, weight, subspaces.narrow(_single(getattr(owner, weight)), dim))
+        if isinstance(module, ManifoldLoss):
+            hide(module, "l", narrowed["embeddings"].shape[-1])
+        return (
+            tuple(narrowed.get(name, value) for name, value in zip(arguments, args, strict=False)),
+            {name: narrowed.get(name, value) for name, value in kwargs.items()},
+        )
+
+    def leave(*_: Any) -> None:
+        hidden.close()
+        while autocast:
+            torch.set_autocast_enabled(*autocast.pop())
+
+    return (
+        part.register_forward_pre_hook(torch.compiler.disable(enter), with_kwargs=True),
+        part.register_forward_hook(torch.compiler.disable(leave), always_call=True),
+    )
+
+
+def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Return the submodule that a parameter belongs to, and the parameter's name there."""
+    path, _, own = name.rpartition(".")
+    return module.get_submodule(path), own
+
+
+def _single(values: Tensor) -> Tensor:
+    """Return half precision values in single precision, others as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

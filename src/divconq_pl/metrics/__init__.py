@@ -1,0 +1,1 @@
+"""Retrieval metrics of embeddings: tensors only."""

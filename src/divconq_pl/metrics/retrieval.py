@@ -1,0 +1,288 @@
+"""Retrieval metrics: how well nearest neighbours in the embedding find images of the same class.
+
+Protocol of the paper (section 4): embeddings are L2-normalised and compared by Euclidean distance, either leave-one-out
+over one test set or from queries to a gallery. Everything streams over blocks of queries, so memory does not grow with
+the number of queries times the number of gallery images. As the vehicle re-identification papers do it, with galleries
+drawn from the test set: `reid_recall`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from divconq_pl.errors import InputError
+from divconq_pl.metrics.neighbours import neighbour_blocks, neighbours
+from divconq_pl.metrics.nmi import nmi
+
+__all__ = [
+    "map_at_r",
+    "marp",
+    "neighbours",
+    "nmi",
+    "r_precision",
+    "recall_at_k",
+    "reid_recall",
+    "retrieval_metrics",
+]
+
+
+def recall_at_k(hits: Tensor, num_relevant: Tensor, ks: Sequence[int]) -> dict[int, float]:
+    """Compute Recall@K: the share of queries with at least one image of their class among the K nearest.
+
+    As in all metrics here, a query without any relevant image is left out: no embedding could answer it ("A Metric
+    Learning Reality Check", and PML's AccuracyCalculator).
+
+    Args:
+        hits: Whether the i-th nearest neighbour is of the query's class, bool, shape (Q, n). A K beyond n looks at all
+            n columns, so pass max(ks) columns or the whole gallery.
+        num_relevant: Images of the query's class that could be found (the query itself excluded), shape (Q,).
+        ks: The values of K.
+
+    Returns:
+        Recall in [0, 1] for each K; NaN where no query has a relevant image.
+
+    Example:
+        >>> recall_at_k(torch.tensor([[False, True], [False, False]]), torch.tensor([1, 3]), ks=(1, 2))
+        {1: 0.0, 2: 0.5}
+    """
+    return {k: _mean_over_answerable(_found_within(hits, k), num_relevant) for k in ks}
+
+
+def map_at_r(hits: Tensor, num_relevant: Tensor) -> float:
+    """Compute MAP@R: precision at each hit among the R nearest, summed, over R; mean over the queries.
+
+    R is the number of relevant images of each query. Source: "A Metric Learning Reality Check" (Musgrave et al., 2020).
+    The "mARP" of the Divide and Conquer papers is another metric: `marp`.
+
+    Args:
+        hits: As in `recall_at_k`, shape (Q, n) with n >= max(num_relevant).
+        num_relevant: As in `recall_at_k`, shape (Q,).
+
+    Returns:
+        MAP@R in [0, 1]; NaN where no query has a relevant image.
+
+    Raises:
+        InputError: If `hits` has fewer columns than some query has relevant images.
+
+    Example:
+        >>> hits = torch.zeros(1, 10, dtype=torch.bool)
+        >>> hits[0, [0, 5]] = True
+        >>> round(map_at_r(hits, torch.tensor([10])), 3)
+        0.133
+    """
+    return _mean_over_answerable(_within_r(hits, num_relevant)["map_at_r"], num_relevant)
+
+
+def marp(hits: Tensor, num_relevant: Tensor) -> float:
+    """Compute the "mARP" of the Divide and Conquer papers: as MAP@R, but divided by the number of hits, not by R.
+
+    A query counts as perfect once its hits come first, however few they are, so figures are far above MAP@R and the two
+    must not be compared. A query without a hit among the R nearest counts 0. Source: the authors' code,
+    CompVis/metric-learning-divide-and-conquer-improved.
+
+    Args:
+        hits: As in `map_at_r`.
+        num_relevant: As in `map_at_r`.
+
+    Returns:
+        mARP in [0, 1]; NaN where no query has a relevant image.
+
+    Raises:
+        InputError: If `hits` has fewer columns than some query has relevant images.
+
+    Example:
+        >>> hits = torch.zeros(1, 10, dtype=torch.bool)
+        >>> hits[0, [0, 5]] = True
+        >>> round(marp(hits, torch.tensor([10])), 3)
+        0.667
+    """
+    return _mean_over_answerable(_within_r(hits, num_relevant)["marp"], num_relevant)
+
+
+def r_precision(hits: Tensor, num_relevant: Tensor) -> float:
+    """Compute R-precision: the share of hits among the R nearest; mean over the queries.
+
+    Args:
+        hits: As in `map_at_r`.
+        num_relevant: As in `map_at_r`.
+
+    Returns:
+        R-precision in [0, 1]; NaN where no query has a relevant image.
+
+    Raises:
+        InputError: If `hits` has fewer columns than some query has relevant images.
+    """
+    return _mean_over_answerable(_within_r(hits, num_relevant)["r_precision"], num_relevant)
+
+
+@torch.no_grad()
+def reid_recall(
+    embeddings: Tensor, labels: Tensor, *, ks: Sequence[int] = (1, 5), draws: int = 10, seed: int = 0
+) -> dict[int, float]:
+    """Compute Recall@K as vehicle re-identification does: from the other images to one random image of each class.
+
+    For PKU VehicleID the usual evaluations (such as JDAI-CV/fast-reid) report CMC@1 and CMC@5, which is Recall@K here
+    since each query has exactly one relevant image, and mAP, which is not computed. These figures are far below those
+    of leave-one-out on the same images, which the Divide and Conquer papers report. A class with a single image is in
+    the gallery only.
+
+    Args:
+        embeddings: Shape (N, d); normalised here.
+        labels: Classes, shape (N,), any integers.
+        ks: The values of K.
+        draws: Galleries to draw; recall is the mean over them.
+        seed: Seed of the draws.
+
+    Returns:
+        Recall in [0, 1] for each K; NaN where no class has two images.
+
+    Raises:
+        InputError: If shapes do not fit, a K or draws is below 1, or an embedding is NaN or infinite.
+
+    Example:
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.2, 1.0]])
+        >>> reid_recall(embeddings, torch.tensor([7, 7, 3, 3]), ks=(1,))
+        {1: 1.0}
+    """
+    _check_ks(ks)
+    if draws < 1:
+        raise InputError(f"recall cannot be averaged over draws = {draws} galleries: give at least 1")
+    _check_labels(embeddings, labels)
+    labels = labels.to(embeddings.device)
+    codes = torch.unique(labels, return_inverse=True)[1].cpu()
+    counts = codes.bincount()
+    if counts.max() < 2:
+        return dict.fromkeys(ks, float("nan"))
+    first_of_class = counts.cumsum(0) - counts
+    generator = torch.Generator().manual_seed(seed)
+    recalls = []
+    for _ in range(draws):
+        shuffled = torch.randperm(len(codes), generator=generator)
+        drawn = shuffled[codes[shuffled].argsort(stable=True)[first_of_class]]
+        is_query = torch.ones(len(codes), dtype=torch.bool)
+        is_query[drawn] = False
+        queries, asked, kept = embeddings[is_query], labels[is_query], labels[drawn]
+        blocks = neighbour_blocks(queries, embeddings[drawn], max(ks))
+        hits = torch.cat([kept[found] for found in blocks]) == asked[:, None]
+        recalls.append(recall_at_k(hits, torch.ones_like(asked), ks))
+    return {k: sum(recall[k] for recall in recalls) / draws for k in ks}
+
+
+@torch.no_grad()
+def retrieval_metrics(
+    embeddings: Tensor,
+    labels: Tensor,
+    gallery_embeddings: Tensor | None = None,
+    gallery_labels: Tensor | None = None,
+    *,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    marp: bool = False,
+    reid_draws: int = 0,
+    nmi_runs: int = 0,
+) -> dict[str, float]:
+    """Compute Recall@K, MAP@R, R-precision and, where asked for, further metrics of an embedded test set.
+
+    Args:
+        embeddings: Query embeddings, shape (Q, d); normalised here.
+        labels: Their classes, shape (Q,), any integers.
+        gallery_embeddings: Gallery, shape (G, d), where the protocol has one; None means leave-one-out.
+        gallery_labels: Classes of the gallery, shape (G,); given exactly when `gallery_embeddings` is.
+        ks: The values of K for Recall@K.
+        marp: Also the papers' mARP, see `marp`.
+        reid_draws: Also `reid_recall` as the mean over that many galleries (usually 10); 0 for none. They are drawn
+            from all images, a given gallery included.
+        nmi_runs: Also `nmi` of all images, a given gallery included, over that many runs (usually 10); 0 for none.
+
+    Returns:
+        `recall_at_<K>` for each K, `map_at_r`, `r_precision`, and where asked for `marp`, `reid_recall_at_<K>` and
+        `nmi`, as fractions in [0, 1]. All but `nmi` are NaN where no query has a relevant image.
+
+    Raises:
+        InputError: If shapes do not fit, a K is below 1, or an embedding is NaN or infinite.
+
+    Example:
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.2, 1.0]])
+        >>> retrieval_metrics(embeddings, torch.tensor([7, 7, 3, 3]), ks=(1,))
+        {'recall_at_1': 1.0, 'map_at_r': 1.0, 'r_precision': 1.0}
+    """
+    if (gallery_embeddings is None) != (gallery_labels is None):
+        raise InputError("the gallery needs both embeddings and labels: give both, or neither for leave-one-out")
+    _check_ks(ks)
+    _check_labels(embeddings, labels)
+    labels = labels.to(embeddings.device)
+    everything = (embeddings, labels)
+    if gallery_embeddings is None or gallery_labels is None:
+        gallery_labels = labels
+        num_relevant = _count_relevant(labels, labels) - 1
+    else:
+        _check_labels(gallery_embeddings, gallery_labels)
+        gallery_labels = gallery_labels.to(embeddings.device)
+        num_relevant = _count_relevant(labels, gallery_labels)
+        everything = (
+            torch.cat([embeddings, gallery_embeddings.to(embeddings)]),
+            torch.cat([labels, gallery_labels]),
+        )
+
+    most = max(1, *ks, int(num_relevant.max()) if len(labels) else 0)
+    columns: dict[str, list[Tensor]] = {}
+    start = 0
+    for found in neighbour_blocks(embeddings, gallery_embeddings, most):
+        block = slice(start, start + len(found))
+        hits = gallery_labels[found] == labels[block, None]
+        per_query = {f"recall_at_{k}": _found_within(hits, k) for k in ks} | _within_r(hits, num_relevant[block])
+        for name, values in per_query.items():
+            columns.setdefault(name, []).append(values)
+        start = block.stop
+    metrics = {name: _mean_over_answerable(torch.cat(column), num_relevant) for name, column in columns.items()}
+    if not marp:
+        del metrics["marp"]
+    if reid_draws:
+        recall = reid_recall(*everything, ks=ks, draws=reid_draws)
+        metrics |= {f"reid_recall_at_{k}": value for k, value in recall.items()}
+    if nmi_runs:
+        metrics["nmi"] = nmi(*everything, runs=nmi_runs)
+    return metrics
+
+
+def _check_ks(ks: Sequence[int]) -> None:
+    if any(k < 1 for k in ks):
+        raise InputError(f"Recall@K cannot be computed for K in {list(ks)}: every K must be at least 1")
+
+
+def _check_labels(embeddings: Tensor, labels: Tensor) -> None:
+    if labels.ndim != 1 or len(labels) != len(embeddings):
+        raise InputError(
+            f"labels of shape {tuple(labels.shape)} do not fit {len(embeddings)} embeddings: give one for each"
+        )
+
+
+def _count_relevant(query_labels: Tensor, gallery_labels: Tensor) -> Tensor:
+    _, codes = torch.unique(torch.cat([query_labels, gallery_labels]), return_inverse=True)
+    counts: Tensor = codes[len(query_labels) :].bincount(minlength=len(codes))
+    return counts[codes[: len(query_labels)]]
+
+
+def _found_within(hits: Tensor, k: int) -> Tensor:
+    return hits[:, :k].any(dim=1).float()
+
+
+def _within_r(hits: Tensor, num_relevant: Tensor) -> dict[str, Tensor]:
+    """Return the metrics that look at each query's R nearest images, by name, shape (Q,) each."""
+    if len(num_relevant) and hits.shape[1] < num_relevant.max():
+        raise InputError(
+            f"{hits.shape[1]} neighbours do not reach R = {int(num_relevant.max())}: look for max(num_relevant) of them"
+        )
+    hits = hits[:, : int(num_relevant.max())] if len(num_relevant) else hits
+    ranks = torch.arange(1, hits.shape[1] + 1, device=hits.device)
+    hits = hits & (ranks <= num_relevant[:, None])
+    precision = hits.cumsum(dim=1, dtype=torch.float32) / ranks
+    summed, found = (precision * hits).sum(dim=1), hits.sum(dim=1)
+    r = num_relevant.clamp(min=1)
+    return {"map_at_r": summed / r, "r_precision": found / r, "marp": summed / found.clamp(min=1)}
+
+
+def _mean_over_answerable(values: Tensor, num_relevant: Tensor) -> float:
+    return float(values[num_relevant > 0].cpu().double().mean())

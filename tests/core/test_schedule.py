@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from divconq_pl.core.schedule import ConquerScheduler, Stage
+from divconq_pl.errors import InputError
+
+PHASES = ["undivided", "divided", "merged", "conquered"]
+
+
+def table(schedule: ConquerScheduler, epochs: int) -> list[Stage]:
+    return [schedule.stage(epoch) for epoch in range(epochs)]
+
+
+def depths(schedule: ConquerScheduler, epochs: int) -> list[int]:
+    return [stage.depth for stage in table(schedule, epochs)]
+
+
+def test_settings_of_cvpr_2019() -> None:
+    """200 epochs, T = 2, 8 learners at once; full embedding from epoch 80, all data from 190."""
+    schedule = ConquerScheduler(3, every_n_epochs=2, merge_at=80, conquer_at=190, flat=True, max_epochs=200)
+    expected = {
+        0: Stage("undivided", 0),
+        1: Stage("undivided", 0),
+        2: Stage("divided", 3, divides=True),
+        3: Stage("divided", 3),
+        4: Stage("divided", 3, divides=True),
+        78: Stage("divided", 3, divides=True),
+        79: Stage("divided", 3),
+        80: Stage("merged", 3, divides=True),
+        81: Stage("merged", 3),
+        188: Stage("merged", 3, divides=True),
+        189: Stage("merged", 3),
+        190: Stage("conquered", 0),
+        199: Stage("conquered", 0),
+    }
+    assert {epoch: schedule.stage(epoch) for epoch in expected} == expected
+    assert sum(stage.divides for stage in table(schedule, 200)) == 94
+    assert schedule.shortfall(200) is None
+
+
+def test_settings_of_tpami_2021_for_sop() -> None:
+    """180 epochs, T = 2, up to 32 learners; full embedding from epoch 80, backbone frozen after each division."""
+    schedule = ConquerScheduler(5, every_n_epochs=2, freeze_epochs=1, merge_at=80, max_epochs=180)
+    expected = {
+        0: Stage("undivided", 0),
+        1: Stage("undivided", 0),
+        2: Stage("divided", 1, divides=True, frozen=True),
+        3: Stage("divided", 1),
+        4: Stage("divided", 2, divides=True, frozen=True),
+        5: Stage("divided", 2),
+        6: Stage("divided", 3, divides=True, frozen=True),
+        8: Stage("divided", 4, divides=True, frozen=True),
+        9: Stage("divided", 4),
+        10: Stage("divided", 5, divides=True, frozen=True),
+        11: Stage("divided", 5),
+        12: Stage("divided", 5, divides=True, frozen=True),
+        79: Stage("divided", 5),
+        80: Stage("merged", 5, divides=True, frozen=True),
+        81: Stage("merged", 5),
+        179: Stage("merged", 5),
+    }
+    assert {epoch: schedule.stage(epoch) for epoch in expected} == expected
+    assert schedule.shortfall(180) is None
+
+
+def test_depth_zero_is_plain_training() -> None:
+    schedule = ConquerScheduler(0, warmup_epochs=1, freeze_epochs=2, merge_at=1, conquer_at=0)
+    assert table(schedule, 5) == [Stage("undivided", 0)] * 5
+
+
+def test_warm_up_of_its_own_length() -> None:
+    assert depths(ConquerScheduler(2, every_n_epochs=3, warmup_epochs=1), 8) == [0, 1, 1, 1, 2, 2, 2, 2]
+    at_once = ConquerScheduler(2, every_n_epochs=3, warmup_epochs=0)
+    assert depths(at_once, 5) == [1, 1, 1, 2, 2]
+    assert at_once.stage(0).divides
+
+
+def test_fractions_are_of_all_epochs() -> None:
+    schedule = ConquerScheduler(2, warmup_epochs=0.1, merge_at=0.5, conquer_at=0.75, max_epochs=40)
+    assert (schedule.first_division, schedule.merge_at, schedule.conquer_at) == (4, 20, 30)
+    whole = ConquerScheduler(2, warmup_epochs=1, merge_at=1, conquer_at=1, max_epochs=40)
+    assert (whole.first_division, whole.merge_at, whole.conquer_at) == (1, 1, 1), "whole numbers are epochs"
+    assert ConquerScheduler(2, conquer_at=1.0, max_epochs=40).conquer_at == 40, "1.0 is all of them"
+    assert ConquerScheduler(2, warmup_epochs=0.0, max_epochs=40).first_division == 0
+
+
+def test_progressive_conquest_goes_up_the_tree() -> None:
+    schedule = ConquerScheduler(3, every_n_epochs=2, conquer_at=10, progressive=True)
+    assert depths(schedule, 17) == [0, 0, 1, 1, 2, 2, 3, 3, 3, 3, 2, 2, 1, 1, 0, 0, 0]
+    stages = table(schedule, 17)
+    assert [stage.phase for stage in stages[10:]] == ["divided"] * 4 + ["conquered"] * 3
+    assert not any(stage.divides or stage.frozen for stage in stages[10:])
+    assert depths(ConquerScheduler(3, conquer_at=5, progressive=True), 8) == [0, 0, 1, 1, 2, 1, 1, 0], (
+        "from the depth that was reached"
+    )
+
+
+def test_progressive_conquest_after_a_merge_goes_on_training_the_full_embedding() -> None:
+    """Once the parts of the embedding are together, they are not taken apart again."""
+    schedule = ConquerScheduler(2, every_n_epochs=2, merge_at=6, conquer_at=8, progressive=True)
+    stages = table(schedule, 12)
+    assert [stage.depth for stage in stages[6:]] == [2, 2, 1, 1, 0, 0]
+    assert [stage.phase for stage in stages[6:]] == ["merged"] * 4 + ["conquered"] * 2
+
+
+settings_of_a_schedule = st.fixed_dictionaries(
+    {
+        "split_depth": st.integers(0, 4),
+        "every_n_epochs": st.integers(1, 4),
+        "warmup_epochs": st.none() | st.integers(0, 4),
+        "flat": st.booleans(),
+        "freeze_epochs": st.integers(0, 1),
+        "merge_at": st.none() | st.integers(4, 10),
+        "conquer_at": st.none() | st.integers(10, 20),
+    }
+)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(settings_of_a_schedule, st.booleans(), st.randoms(use_true_random=False))
+def test_any_schedule_is_a_sensible_walk(options: dict[str, Any], progressive: bool, rng: Any) -> None:
+    progressive = progressive and not options["flat"]
+    schedule = ConquerScheduler(**options, progressive=progressive)
+    stages = table(schedule, 30)
+
+    order = [PHASES.index(stage.phase) for stage in stages]
+    assert order == sorted(order)
+    divisions = [epoch for epoch, stage in enumerate(stages) if stage.divides]
+    assert all(stages[epoch].phase in ("divided", "merged") for epoch in divisions)
+    assert divisions == [schedule.first_division + i * schedule.every_n_epochs for i in range(len(divisions))]
+    for epoch, stage in enumerate(stages):
+        assert (stage.depth == 0) == (stage.phase in ("undivided", "conquered"))
+        before = stages[epoch - 1].depth if epoch else 0
+        if stage.depth > before:
+            assert stage.divides
+            assert stage.depth == (options["split_depth"] if options["flat"] else before + 1)
+        if epoch == options["conquer_at"]:
+            assert stage.depth == (max(0, before - 1) if progressive else 0)
+        if stage.depth < before:
+            assert stage.depth == (before - 1 if progressive else 0)
+            assert not progressive or (epoch - options["conquer_at"]) % options["every_n_epochs"] == 0
+        since = min((epoch - division for division in divisions if division <= epoch), default=99)
+        ends = options["conquer_at"] if options["conquer_at"] is not None else 99
+        assert stage.frozen == (since < options["freeze_epochs"] and epoch < ends)
+
+    epochs = list(range(30))
+    rng.shuffle(epochs)
+    assert {epoch: schedule.stage(epoch) for epoch in epochs} == dict(enumerate(stages)), "the order does not matter"
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(settings_of_a_schedule, st.integers(1, 30))
+def test_it_says_if_there_are_never_as_many_learners_as_asked_for(options: dict[str, Any], max_epochs: int) -> None:
+    schedule = ConquerScheduler(**options)
+    reached = [stage.phase == "divided" and stage.depth == schedule.split_depth for stage in table(schedule, 30)]
+    shortfall = schedule.shortfall(max_epochs)
+    assert (shortfall is None) == (options["split_depth"] == 0 or any(reached[:max_epochs]))
+    assert shortfall is None or f"split_depth={options['split_depth']} " in shortfall
+    for endless in (None, -1):
+        assert (schedule.shortfall(endless) is None) == (options["split_depth"] == 0 or any(reached))
+
+
+@pytest.mark.parametrize("end", [{"merge_at": 1}, {"conquer_at": 1}])
+def test_a_stage_that_ends_before_it_begins_is_said_and_skipped(end: dict[str, int]) -> None:
+    schedule = ConquerScheduler(1, **end)
+    assert not any(stage.phase == "divided" for stage in table(schedule, 5))
+    assert "ends with epoch 1" in str(schedule.shortfall(5))
+
+
+def test_a_stage_says_what_is_trained_on_what() -> None:
+    assert "full embedding on all the data" in Stage("undivided", 0).describe(1)
+    divided = Stage("divided", 3).describe(8)
+    assert "its own subspace" in divided
+    assert "single clusters, 8 of them" in divided
+    merged = Stage("merged", 3).describe(4)
+    assert "full embedding" in merged
+    assert "single clusters, 4 of them" in merged
+    assert "full embedding is trained on all the data" in Stage("conquered", 0).describe(1)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["copy", "pickle"])
+def test_a_copy_says_the_same(duplicate: Callable[[ConquerScheduler], ConquerScheduler]) -> None:
+    schedule = ConquerScheduler(3, freeze_epochs=1, merge_at=0.5, conquer_at=0.8, progressive=True, max_epochs=30)
+    assert table(duplicate(schedule), 30) == table(schedule, 30)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split_depth": -1}, "split_depth=-1"),
+        ({"split_depth": 1_000_000}, "split_depth=1000000 makes more learners"),
+        ({"every_n_epochs": 0}, "every_n_epochs=0 .*at least 1"),
+        ({"freeze_epochs": 3}, "freeze_epochs=3 .*every_n_epochs=2"),
+        ({"freeze_epochs": -1}, "freeze_epochs=-1"),
+        ({"flat": True, "progressive": True}, "progressive=False"),
+        ({"conquer_at": -1}, "conquer_at=-1"),
+        ({"merge_at": 1.5, "max_epochs": 10}, r"merge_at=1\.5 .*between 0\.0 and 1\.0"),
+        ({"warmup_epochs": -0.5, "max_epochs": 10}, r"warmup_epochs=-0\.5"),
+        ({"conquer_at": 0.5}, r"conquer_at=0\.5 .*max_epochs"),
+        ({"conquer_at": 0.5, "max_epochs": -1}, r"conquer_at=0\.5 .*max_epochs"),
+        ({"merge_at": 20, "conquer_at": 10}, "merge_at=20 .*conquer_at=10"),
+        ({"merge_at": 20, "conquer_at": 0.5, "max_epochs": 30}, r"merge_at=20 .*conquer_at=0\.5 \(epoch 15\)"),
+    ],
+)
+def test_what_cannot_be_scheduled_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ConquerScheduler(**options)
+
+
+def test_stages_may_begin_together() -> None:
+    schedule = ConquerScheduler(2, warmup_epochs=3, merge_at=3, conquer_at=5)
+    assert [stage.phase for stage in table(schedule, 6)] == ["undivided"] * 3 + ["merged"] * 2 + ["conquered"]
+    never = ConquerScheduler(2, warmup_epochs=3, conquer_at=3)
+    assert depths(never, 6) == [0] * 6

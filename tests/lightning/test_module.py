@@ -1,0 +1,260 @@
+"""The module by itself is a plain one for deep metric learning."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_metric_learning import losses, miners
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from toys import CLASSES, Vectors, loader, trainer
+
+from divconq_pl import DivideConquerCallback, DivideConquerModule, InputError, LearnedSubspaces
+from divconq_pl.metrics.retrieval import retrieval_metrics
+
+SGD = partial(torch.optim.SGD, lr=0.1)
+
+
+def backbone(inputs=12, width=20):
+    network = nn.Sequential(nn.Linear(inputs, width), nn.ReLU())
+    network.out_features = width
+    return network
+
+
+def module(loss=None, miner=None, **options):
+    return DivideConquerModule(backbone(), 16, loss or losses.ContrastiveLoss(), miner, **options)
+
+
+class Values(Vectors):
+    """Pairs of image and label, as the module takes them."""
+
+    def __getitem__(self, i):
+        return super().__getitem__(i)[:2]
+
+
+class Steps(pl.Callback):
+    """Write down batches and losses."""
+
+    def __init__(self):
+        self.batches, self.losses = [], []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.batches.append(batch[:2])
+        self.losses.append(outputs["loss"].item())
+
+
+@pytest.mark.parametrize("miner", [None, miners.BatchHardMiner()])
+def test_the_loss_is_that_of_pytorch_metric_learning_by_hand(miner):
+    mine, steps, loss = module(losses.TripletMarginLoss(), miner, optimizer=partial(SGD, lr=0.0)), Steps(), None
+    trainer(steps, max_epochs=1, limit_train_batches=3).fit(mine, loader(Values()))
+    assert len(steps.losses) == 3
+    first, layer = mine.backbone[0], mine.embedding
+    for (values, labels), logged in zip(steps.batches, steps.losses, strict=True):
+        hidden = (values @ first.weight.T + first.bias).clamp(min=0)
+        embeddings = hidden @ layer.weight.T + layer.bias
+        pairs = miner(embeddings, labels) if miner else None
+        loss = losses.TripletMarginLoss()(embeddings, labels, pairs).item()
+        assert logged == pytest.approx(loss, rel=1e-5)
+    assert loss > 0
+
+
+def hidden_signal(seed):
+    """Classes that differ in two of twelve coordinates only, with more noise in the others."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(10).repeat_interleave(20)
+    values = torch.randn(200, 12, generator=generator)
+    angle = labels * 2 * torch.pi / 10
+    values[:, :2] = torch.stack([angle.cos(), angle.sin()], 1) + 0.05 * torch.randn(200, 2, generator=generator)
+    return TensorDataset(values, labels)
+
+
+def test_it_learns():
+    mine = module(losses.TripletMarginLoss(), optimizer=partial(torch.optim.Adam, lr=1e-2))
+    fitted, test = trainer(max_epochs=15), DataLoader(hidden_signal(1), 64)
+    before = fitted.test(mine, test, verbose=False)[0]["test/recall_at_1"]
+    fitted.fit(mine, DataLoader(hidden_signal(0), 50, shuffle=True))
+    after = fitted.test(mine, test, verbose=False)[0]["test/recall_at_1"]
+    assert before < 0.4
+    assert after > 0.9
+
+
+def groups_of(mine, *callbacks):
+    fitted = trainer(*callbacks, max_epochs=1, limit_train_batches=1)
+    fitted.fit(mine, loader(Values()))
+    return {group["name"]: group for group in fitted.optimizers[0].param_groups}
+
+
+def test_every_part_has_its_own_learning_rate_and_weight_decay():
+    mine = module(
+        losses.ProxyAnchorLoss(CLASSES, 16),
+        optimizer=partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.5),
+        embedding_lr_factor=10,
+        loss_lr_factor=100,
+        loss_weight_decay_factor=0.2,
+    )
+    masks = partial(LearnedSubspaces, lr_factor=50, weight_decay_factor=0.1)
+    groups = groups_of(mine, DivideConquerCallback(split_depth=2, every_n_epochs=1, subspaces=masks))
+    rates = {name: (group["lr"], group["weight_decay"]) for name, group in groups.items()}
+    assert rates == {
+        "backbone": (pytest.approx(0.001), 0.5),
+        "embedding": (pytest.approx(0.01), 0.5),
+        "loss": (pytest.approx(0.1), pytest.approx(0.1)),
+        "masks": (pytest.approx(0.05), pytest.approx(0.05)),
+    }
+    members = {name: {id(parameter) for parameter in group["params"]} for name, group in groups.items()}
+    assert members["backbone"] == set(map(id, mine.backbone.parameters()))
+    assert members["embedding"] == set(map(id, mine.embedding.parameters()))
+    assert members["loss"] == {id(mine.loss.proxies)}
+    assert len(members["masks"]) == 4
+    assert sum(len(group["params"]) for group in groups.values()) == len(list(mine.parameters()))
+
+
+def test_parts_without_parameters_have_no_group():
+    assert list(groups_of(module(optimizer=SGD))) == ["backbone", "embedding"]
+
+
+def test_the_papers_optimiser_is_the_default():
+    groups = groups_of(module())
+    assert {(group["lr"], group["weight_decay"]) for group in groups.values()} == {(1e-5, 1e-4)}
+
+
+def test_a_schedule_of_the_learning_rate_is_stepped_once_an_epoch(tmp_path):
+    decay = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.1)
+    monitor = LearningRateMonitor("epoch")
+    fitted = trainer(monitor, max_epochs=3, logger=CSVLogger(tmp_path))
+    fitted.fit(module(optimizer=SGD, lr_scheduler=decay), loader(Values()))
+    assert monitor.lrs["lr-SGD/backbone"] == pytest.approx([0.1, 0.01, 0.001])
+
+
+def test_what_a_loss_owns_is_trained_and_saved(tmp_path):
+    mine = module(losses.ProxyAnchorLoss(CLASSES, 16), optimizer=SGD)
+    before = mine.loss.proxies.detach().clone()
+    fitted = trainer(max_epochs=1)
+    fitted.fit(mine, loader(Values()))
+    assert (mine.loss.proxies != before).any(1).all()
+    fitted.save_checkpoint(tmp_path / "kept.ckpt")
+    kept = torch.load(tmp_path / "kept.ckpt", weights_only=True)["state_dict"]["loss.proxies"]
+    assert torch.equal(kept, mine.loss.proxies)
+
+
+@pytest.mark.parametrize("collate", [None, lambda items: torch.stack([values for values, _ in items])])
+def test_prediction_gives_embeddings_of_length_one(collate):
+    mine, data = module(dropout=0.5), Values()
+    predicted = trainer().predict(mine, DataLoader(data, 50, collate_fn=collate))
+    embeddings = torch.cat(predicted)
+    assert embeddings.shape == (len(data), 16)
+    raw = mine.embedding(mine.backbone(data.values))
+    assert torch.allclose(embeddings, raw / raw.square().sum(1, keepdim=True).sqrt(), atol=1e-6)
+
+
+def recall_and_map(query, query_labels, gallery, gallery_labels, ks, leave_one_out):
+    """Rank by cosine, image by image."""
+    query, gallery = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery))
+    recalls, precisions = {k: [] for k in ks}, []
+    for i, (image, label) in enumerate(zip(query, query_labels, strict=True)):
+        order = [j for j in np.argsort(-(gallery @ image), kind="stable") if not (leave_one_out and j == i)]
+        hits = [bool(gallery_labels[j] == label) for j in order]
+        relevant = sum(hits)
+        for k in ks:
+            recalls[k].append(any(hits[:k]))
+        precisions.append(sum(hits[r] * sum(hits[: r + 1]) / (r + 1) for r in range(relevant)) / relevant)
+    return {f"test/recall_at_{k}": np.mean(recalls[k]) for k in ks} | {"test/map_at_r": np.mean(precisions)}
+
+
+@pytest.mark.parametrize("two", [False, True], ids=["leave one out", "query and gallery"])
+def test_the_test_ranks_by_the_full_embedding(two):
+    torch.manual_seed(3)
+    mine = module(recall_ks=(1, 5))
+    labels = torch.arange(8).repeat_interleave(6)
+    centres = 0.7 * torch.randn(8, 12)[labels]
+    data = [TensorDataset(torch.randn(48, 12) + centres, labels) for _ in range(1 + two)]
+    # Batches of different sizes, so that a mean over batches would not do.
+    tested = trainer().test(mine, [DataLoader(part, size) for part, size in zip(data, (20, 7), strict=False)])[0]
+    rows = [mine(part.tensors[0]).detach().numpy() for part in data]
+    expected = recall_and_map(rows[0], labels, rows[-1], labels, (1, 5), leave_one_out=not two)
+    assert 0.2 < expected["test/recall_at_1"] < 0.9
+    for name, value in expected.items():
+        assert tested[name] == pytest.approx(value, abs=1e-6), name
+    assert set(tested) == {*expected, "test/r_precision"}
+
+
+def test_what_is_asked_for_is_reported_of_the_test_only():
+    mine = module(optimizer=SGD, recall_ks=(1,), nmi_runs=2, marp=True, reid_draws=3)
+    fitted, data = trainer(max_epochs=1), DataLoader(Values(seed=1), 50)
+    fitted.fit(mine, loader(Values()), data)
+    plain = {"recall_at_1", "map_at_r", "r_precision"}
+    assert {name for name in fitted.callback_metrics if name.startswith("val/")} == {f"val/{name}" for name in plain}
+    tested = fitted.test(mine, data, verbose=False)[0]
+    embeddings, labels = torch.cat(fitted.predict(mine, data)), data.dataset.targets
+    expected = retrieval_metrics(embeddings, labels, ks=(1,), nmi_runs=2, marp=True, reid_draws=3)
+    assert tested == pytest.approx({f"test/{name}": value for name, value in expected.items()})
+    assert set(expected) == plain | {"nmi", "marp", "reid_recall_at_1"}
+
+
+@pytest.mark.parametrize("two", [False, True], ids=["leave one out", "query and gallery"])
+def test_validation_computes_what_the_test_does(two):
+    mine = module(optimizer=partial(SGD, lr=0.0))
+    loaders = [DataLoader(Values(seed=seed), 50) for seed in range(1, 2 + two)]
+    fitted = trainer(max_epochs=1)
+    fitted.fit(mine, loader(Values()), loaders)
+    validated = {n: float(v) for n, v in fitted.callback_metrics.items() if n.startswith("val/")}
+    tested = fitted.test(mine, loaders, verbose=False)[0]
+    assert validated == pytest.approx({name.replace("test/", "val/"): value for name, value in tested.items()})
+
+
+def test_the_sanity_check_leaves_nothing_for_the_first_validation():
+    logged = []
+    for sanity in (0, 2):
+        torch.manual_seed(0)
+        fitted = trainer(max_epochs=1, num_sanity_val_steps=sanity)
+        fitted.fit(module(optimizer=partial(SGD, lr=0.0)), loader(Values()), DataLoader(Values(seed=1), 50))
+        logged.append({name: float(v) for name, v in fitted.callback_metrics.items() if name.startswith("val/")})
+    assert logged[0] == logged[1]
+    assert "val/recall_at_1" in logged[0]
+
+
+class Spy(nn.Module):
+    """See in which precision a loss or miner is called."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.seen = inner, []
+
+    def forward(self, embeddings, labels, *rest):
+        self.seen.append((embeddings.dtype, torch.is_autocast_enabled("cpu")))
+        return self.inner(embeddings, labels, *rest)
+
+
+def test_the_loss_is_computed_in_single_precision_under_mixed_precision():
+    loss, miner, embedded = Spy(losses.TripletMarginLoss()), Spy(miners.MultiSimilarityMiner()), []
+    mine = module(loss, miner)
+    mine.embedding.register_forward_hook(lambda layer, inputs, output: embedded.append(output.dtype))
+    trainer(max_epochs=1, limit_train_batches=2, precision="bf16-mixed").fit(mine, loader(Values()))
+    assert embedded == [torch.bfloat16] * 2
+    assert loss.seen == miner.seen == [(torch.float32, False)] * 2
+
+
+def test_features_are_dropped_in_training_only():
+    mine = module(dropout=0.5)
+    ones = torch.ones(1, 12)
+    assert not torch.equal(mine(ones), mine(ones))
+    mine.eval()
+    assert torch.equal(mine(ones), mine.embedding(mine.backbone(ones)))
+
+
+@pytest.mark.parametrize("width", [None, "20"])
+def test_a_backbone_has_to_say_how_wide_its_features_are(width):
+    network = nn.Sequential(nn.Linear(12, 20))
+    if width is not None:
+        network.out_features = width
+    with pytest.raises(InputError, match="the backbone Sequential has no out_features; set it to the width"):
+        DivideConquerModule(network, 16, losses.ContrastiveLoss())
+
+
+def test_an_embedding_without_coordinates_is_refused():
+    with pytest.raises(InputError, match="embedding_dim=0 must be at least 1"):
+        DivideConquerModule(backbone(), 0, losses.ContrastiveLoss())

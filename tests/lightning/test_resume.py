@@ -1,0 +1,207 @@
+"""A stopped run that goes on ends where one ends that never stopped, bit for bit."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_metric_learning import losses
+from stops import KeepAtException, Restless, Stop, StopAt, fit
+from torch.utils.data import DataLoader
+from toys import Vectors, loader, same, weights
+
+MOMENTS = {
+    "undivided": "005-step",
+    "before a division": "012-epoch",
+    "validated before a division": "024-validation",
+    "after a division": "025-step",
+    "divided": "029-step",
+    "last batch": "036-step",
+    "merged": "040-step",
+    "merged, end": "048-epoch",
+    "conquered": "055-step",
+    "conquered, last batch": "060-step",
+}
+
+
+def assert_all_lead_to_the_same_end(folder, names, **options):
+    straight, divide = fit(folder, **options)
+    for name in names:
+        torch.load(folder / f"{name}.ckpt", weights_only=True)
+        resumed, again = fit(None, folder / f"{name}.ckpt", seed=9, **options)
+        assert straight.seen[len(straight.seen) - len(resumed.seen) :] == resumed.seen, name
+        assert straight.validated[len(straight.validated) - len(resumed.validated) :] == resumed.validated, name
+        assert same(weights(straight), weights(resumed)), name
+        if divide.division is not None:
+            assert torch.equal(divide.division.assignment, again.division.assignment)
+            assert [s["sizes"] for s in divide.history] == [s["sizes"] for s in again.history]
+
+
+@pytest.mark.parametrize("subspaces", ["fixed", "learned"])
+def test_every_checkpoint_leads_to_the_same_end(tmp_path, subspaces):
+    assert_all_lead_to_the_same_end(tmp_path, MOMENTS.values(), subspaces=subspaces)
+
+
+def test_so_it_does_where_workers_load_the_data(tmp_path):
+    names = ["005-step", "012-epoch", "029-step", "036-step", "055-step"]
+    assert_all_lead_to_the_same_end(tmp_path, names, workers=2)
+
+
+def test_plain_training_is_resumed_exactly_too(tmp_path):
+    assert_all_lead_to_the_same_end(
+        tmp_path, ["005-step", "012-epoch", "029-step", "036-step"], divide={"split_depth": 0}
+    )
+
+
+class Plateau(Restless):
+    """A module whose learning rate follows a validation metric, and whose loss has a memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.loss = losses.CrossBatchMemory(losses.ContrastiveLoss(), 16, memory_size=100)
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.log("worse", float(self.global_step))
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=1e-2)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "worse"}}
+
+
+def two_loaders(**options):
+    """The first is divided, the second has fewer batches and is gone through again and again."""
+    own = torch.Generator().manual_seed(6)
+    shuffled = DataLoader(Vectors(seed=2), batch_size=32, shuffle=True, generator=own, **options)
+    return [loader(generator=torch.Generator().manual_seed(5), **options), shuffled]
+
+
+class Both(Restless):
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch[0], batch_idx) + super().training_step(batch[1], batch_idx)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"divide": {"warmup_epochs": 0}}, ["005-step", "012-epoch"]),
+        ({"val_check_interval": 0.5}, ["005-step", "018-step", "018-validation", "042-validation", "043-step"]),
+        ({"accumulate_grad_batches": 3}, ["002-step", "004-step", "009-step", "014-step"]),
+        ({"accumulate_grad_batches": 3, "subspaces": "learned"}, ["004-step", "005-step", "009-step", "010-step"]),
+        ({"accumulate_grad_batches": 3, "divide": {"isolate": True}}, ["004-step", "005-step", "009-step", "010-step"]),
+        ({"make": Plateau}, ["005-step", "012-validation", "024-epoch", "029-step", "036-step", "055-step"]),
+        ({"make": Both, "data": two_loaders}, ["005-step", "029-step", "036-epoch", "055-step"]),
+        ({"reload_dataloaders_every_n_epochs": 1}, ["005-step", "029-step", "055-step"]),
+        ({"limit_train_batches": 7}, ["005-step", "014-epoch", "026-step", "028-epoch", "035-step"]),
+    ],
+    ids=[
+        "at once",
+        "validation in between",
+        "accumulation",
+        "accumulation, learned",
+        "accumulation, isolated",
+        "plateau",
+        "loaders",
+        "reloaded",
+        "limited",
+    ],
+)
+def test_whatever_else_the_trainer_does(tmp_path, options, names):
+    assert_all_lead_to_the_same_end(tmp_path, names, **options)
+
+
+@pytest.mark.parametrize("step", [1, 7, 25, 31, 49, 55])
+@pytest.mark.parametrize(
+    "hook", ["on_train_batch_start", "on_before_backward", "on_after_backward", "on_train_batch_end"]
+)
+def test_an_exception_in_the_middle_of_a_step_leaves_the_last_whole_batch(tmp_path, hook, step):
+    straight, _ = fit()
+    with pytest.raises(Stop):
+        fit(None, None, StopAt(hook, step), KeepAtException(tmp_path))
+    resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9)
+    assert same(weights(straight), weights(resumed))
+    assert straight.seen[-len(resumed.seen) :] == resumed.seen
+
+
+class Counting(Restless):
+    """A module that makes a buffer in its first step."""
+
+    def training_step(self, batch, batch_idx):
+        if not hasattr(self, "count"):
+            self.register_buffer("count", torch.zeros(()), persistent=False)
+        self.count += 1
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_buffer_that_the_interrupted_step_has_made_is_no_trouble(tmp_path):
+    straight, _ = fit(make=Counting)
+    with pytest.raises(Stop):
+        fit(None, None, StopAt("on_after_backward", 1), KeepAtException(tmp_path), make=Counting)
+    resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9, make=Counting)
+    assert straight.seen == resumed.seen
+    assert same(weights(straight), weights(resumed))
+
+
+@pytest.mark.parametrize("step", [12, 24, 36, 48])
+@pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_validation_end", "on_train_epoch_start"])
+@pytest.mark.parametrize("before", [True, False])
+def test_an_exception_between_two_epochs_loses_neither(tmp_path, hook, step, before):
+    straight, _ = fit()
+    with pytest.raises(Stop):
+        fit(None, None, StopAt(hook, step), KeepAtException(tmp_path), before=before)
+    resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9)
+    assert straight.seen[len(straight.seen) - len(resumed.seen) :] == resumed.seen
+    assert same(weights(straight), weights(resumed))
+
+
+@pytest.mark.parametrize("step", [19, 31, 55])
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_after_backward"])
+def test_an_exception_in_the_step_after_a_validation_does_not_validate_again(tmp_path, hook, step):
+    straight, _ = fit(val_check_interval=0.5)
+    with pytest.raises(Stop):
+        fit(None, None, StopAt(hook, step), KeepAtException(tmp_path), val_check_interval=0.5)
+    resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9, val_check_interval=0.5)
+    assert straight.seen[-len(resumed.seen) :] == resumed.seen
+    assert straight.validated[-len(resumed.validated) :] == resumed.validated
+    assert same(weights(straight), weights(resumed))
+
+
+@pytest.mark.parametrize("last", ["on_after_backward", "on_train_epoch_end"])
+def test_a_run_that_is_stopped_again_and_again_knows_where_it_is(tmp_path, last):
+    straight, _ = fit()
+    path = None
+    stops = [("on_train_epoch_start", 24)] * 3 + [("on_after_backward", 30)] * 2 + [(last, 36), (last, 48)]
+    for number, (hook, step) in enumerate(stops):
+        (folder := tmp_path / str(number)).mkdir()
+        with pytest.raises(Stop):
+            fit(None, path, StopAt(hook, step), KeepAtException(folder), seed=number)
+        path = folder / "exception.ckpt"
+    resumed, _ = fit(None, path, seed=9)
+    assert straight.seen[len(straight.seen) - len(resumed.seen) :] == resumed.seen
+    assert same(weights(straight), weights(resumed))
+
+
+@pytest.mark.parametrize("name", ["005-step", "024-epoch", "029-step", "055-step"])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_run_that_is_stopped_before_it_goes_on_loses_nothing(tmp_path, name, before):
+    class StopAtOnce(pl.Callback):
+        def on_train_start(self, *_):
+            raise Stop
+
+    straight, _ = fit(tmp_path)
+    with pytest.raises(Stop):
+        fit(None, tmp_path / f"{name}.ckpt", StopAtOnce(), KeepAtException(tmp_path), seed=7, before=before)
+    resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9)
+    assert straight.seen[len(straight.seen) - len(resumed.seen) :] == resumed.seen
+    assert same(weights(straight), weights(resumed))
+
+
+@pytest.mark.parametrize("hook", ["on_validation_batch_start", "on_validation_batch_end"])
+@pytest.mark.parametrize("step", [12, 36])
+def test_an_exception_in_validation_has_it_begin_anew(tmp_path, hook, step):
+    straight, _ = fit()
+    with pytest.raises(Stop):
+        fit(None, None, StopAt(hook, step), KeepAtException(tmp_path))
+    resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9)
+    assert same(weights(straight), weights(resumed))
+    assert resumed.validated == straight.validated[-len(resumed.validated) :]
+    assert resumed.validated[0] == (step, 0)
