@@ -59,7 +59,12 @@ def outcome(last, folder):
     """Return what a run has left: its last and its best weights, its masks and divisions, and its test results."""
     last, best = (torch.load(path, weights_only=True) for path in (last, folder / "checkpoints" / "best.ckpt"))
     divide = last["callbacks"]["DivideConquerCallback"]
-    tensors = [*last["state_dict"].values(), *best["state_dict"].values(), divide["masks"], divide["assignment"]]
+    tensors = [
+        *last["state_dict"].values(),
+        *best["state_dict"].values(),
+        *divide["learners"]["values"].values(),
+        divide["assignment"],
+    ]
     results = json.loads((folder / "results.json").read_text())
     sizes = [(summary["epoch"], summary["sizes"]) for summary in divide["history"]]
     return tensors, sizes, last["global_step"], {k: v for k, v in results.items() if k.startswith(("test/", "val/"))}

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, DistributedSampler
 
-from divconq_pl.core.subspaces import LearnedSubspaces
 from divconq_pl.errors import InputError
-from divconq_pl.lightning import _trainer
+from divconq_pl.lightning._trainer import processes
 from divconq_pl.metrics.neighbours import unit_rows
 from divconq_pl.metrics.retrieval import retrieval_metrics
 
@@ -146,7 +145,7 @@ class DivideConquerModule(pl.LightningModule):
         self._log_retrieval("test")
 
     def configure_optimizers(self) -> Any:
-        """Give the backbone, the embedding layer, the loss and the learned masks their own parameter groups."""
+        """Give the backbone, the embedding layer and the loss their own parameter groups."""
         try:
             optimizer = self._make_optimizer(self._parameter_groups())
             if self._make_lr_scheduler is None:
@@ -167,16 +166,6 @@ class DivideConquerModule(pl.LightningModule):
                 "lr": lr * self._loss_lr_factor,
                 "weight_decay": weight_decay * self._loss_weight_decay_factor,
             },
-        ]
-        groups += [
-            {
-                "name": "masks",
-                "params": list(part.parameters()),
-                "lr": lr * part.lr_factor,
-                "weight_decay": weight_decay * part.weight_decay_factor,
-            }
-            for part in self.modules()
-            if isinstance(part, LearnedSubspaces)
         ]
         return [group for group in groups if group["params"]]
 
@@ -206,4 +195,4 @@ class DivideConquerModule(pl.LightningModule):
         """Put the rows of all processes in the order of the data set, unless each process has seen all images."""
         if self.trainer.world_size == 1 or not isinstance(loader.sampler, DistributedSampler):
             return rows
-        return _trainer.gather_strided(self, rows)[: len(loader.dataset)]  # type: ignore[arg-type]
+        return processes.gather_strided(self, rows)[: len(loader.dataset)]  # type: ignore[arg-type]
