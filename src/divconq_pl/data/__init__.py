@@ -1,5 +1,9 @@
 """Data sets for retrieval, and the data module that serves them."""
 
+from divconq_pl.extras import require_packages
+
+require_packages("divconq_pl.data", "app", "torchvision", "PIL", "matplotlib", "filelock")
+
 from divconq_pl.backbones.preprocessing import Preprocessing
 from divconq_pl.data.cache import CachedDataset, cached
 from divconq_pl.data.cars196 import Cars196
