@@ -444,7 +444,10 @@ def test_evaluation_says_what_is_wrong_with_a_checkpoint(call, sweep):
         (["checkpoint=nowhere.ckpt"], r"checkpoint='nowhere\.ckpt' is no file"),
         ([f"checkpoint={sweep[0] / '0' / 'results.json'}"], r"results\.json' is damaged or no checkpoint of train\.py"),
         ([best, "backbone=small", "channels=3"], r"shape \(32, 1, 3, 3\) instead of \(32, 3, 3, 3\)"),
-        ([best, "backbone=resnet18", "channels=1"], r"does not fit \w+: .* is missing, .* and \d+ more"),
+        (
+            [best, "backbone=torchvision", "backbone.name=resnet18", "channels=1"],
+            r"does not fit \w+: .* is missing, .* and \d+ more",
+        ),
         ([best, "dataset=image_folder", "dataset.root=nowhere"], r"root='nowhere' does not exist"),
         (["checkpoint=[]"], r"no checkpoint given"),
         (["checkpoint=nowhere/*.ckpt"], r"checkpoint='nowhere/\*\.ckpt' leads to no checkpoint"),
