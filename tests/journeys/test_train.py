@@ -311,8 +311,8 @@ def test_evaluation_on_a_folder_gives_images_as_in_training(call, tmp_path):
     assert own == named != other
 
 
-# Many images of a character in each typeface: long epochs, so that Ctrl-C comes in the middle of one.
-LONG = [*TINY, "dataset.images_per_typeface=10", "logger=csv", "divide={split_depth: 1, warmup_epochs: 0}"]
+# Many characters: long epochs, so that Ctrl-C comes in the middle of one.
+LONG = [*TINY, "dataset.num_classes=240", "logger=csv", "divide={split_depth: 1, warmup_epochs: 0}"]
 
 
 @pytest.fixture(scope="module")
