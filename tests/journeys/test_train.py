@@ -400,7 +400,7 @@ def test_a_wrong_name_gives_one_line_and_nothing_else(call, tmp_path):
         (["dataset.num_classes=-1"], r"num_classes=-1"),
         (
             [*TINY, "backbone=torchvision", "backbone.name=resnet51"],
-            r"Unknown backbone 'resnet51': torchvision has resnet50",
+            r"unknown backbone 'resnet51': torchvision has resnet50",
         ),
         (["published={recall_at_1: 0.9}"], r"published needs a source and figures"),
         (["ckpt_path=nowhere.ckpt"], r"ckpt_path='nowhere\.ckpt' is no file"),
