@@ -26,12 +26,12 @@ from divconq_pl.data import (
     ImageFolder,
     RetrievalDataModule,
     RetrievalDataset,
-    cached,
+    cache_pixels,
     image_test,
     image_train,
 )
 from divconq_pl.data import parquet as parquet_module
-from divconq_pl.data.parquet import parquet_image, read_parquet_rgb
+from divconq_pl.data.parquet import name_parquet_image, read_parquet_rgb
 from divconq_pl.errors import InputError
 
 SIZE = 16
@@ -83,7 +83,7 @@ def only_file(folder: Path) -> Path:
 def test_images_are_decoded_once(data: FileDataset, tmp_path: Path, decoded: list[str]) -> None:
     expected = tensors(data)
     for _ in range(2):
-        kept = cached(data, tmp_path / "cache")
+        kept = cache_pixels(data, tmp_path / "cache")
         decoded.clear()
         assert torch.equal(tensors(kept), expected)
         first_round, decoded[:] = list(decoded), []
@@ -97,12 +97,12 @@ def test_images_are_decoded_once(data: FileDataset, tmp_path: Path, decoded: lis
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_fill_it_together(data: FileDataset, tmp_path: Path, decoded: list[str], context: str) -> None:
     if context == "spawn":  # what a worker gets, in this process
-        copy = pickle.loads(pickle.dumps(cached(data, tmp_path / "cache")))
+        copy = pickle.loads(pickle.dumps(cache_pixels(data, tmp_path / "cache")))
         assert_like(copy, data)
     else:
-        loader = DataLoader(cached(data, tmp_path / "cache"), batch_size=1, num_workers=2)
+        loader = DataLoader(cache_pixels(data, tmp_path / "cache"), batch_size=1, num_workers=2)
         assert torch.equal(torch.cat([images for images, _ in loader]), tensors(data))
-    kept = cached(data, tmp_path / "cache")
+    kept = cache_pixels(data, tmp_path / "cache")
     decoded.clear()
     tensors(kept)
     assert decoded == []
@@ -111,10 +111,10 @@ def test_workers_fill_it_together(data: FileDataset, tmp_path: Path, decoded: li
 def test_parts_of_a_data_set_share_a_file(data: FileDataset, tmp_path: Path, decoded: list[str]) -> None:
     for names in (["c", "a"], ["b"], ["a", "b", "c"]):
         part = data.with_classes(names)
-        assert_like(cached(part, tmp_path / "cache"), part)
-        assert_like(cached(data, tmp_path / "cache").with_classes(names), part)
+        assert_like(cache_pixels(part, tmp_path / "cache"), part)
+        assert_like(cache_pixels(data, tmp_path / "cache").with_classes(names), part)
     decoded.clear()
-    tensors(cached(data, tmp_path / "cache"))
+    tensors(cache_pixels(data, tmp_path / "cache"))
     assert set(decoded) <= {"0.png"}  # whose shape is looked at
     only_file(tmp_path / "cache")
 
@@ -123,25 +123,25 @@ def test_another_geometry_has_another_file(data: FileDataset, tmp_path: Path) ->
     squeezed = CacheableTransform(v2.Compose([v2.PILToTensor(), v2.Resize((SIZE, SIZE))]), image_test(SIZE).finish)
     for transform in (image_test(SIZE), image_test(8), squeezed, image_test(SIZE)):
         changed = data.with_transform(transform)
-        assert_like(cached(changed, tmp_path / "cache"), changed)
+        assert_like(cache_pixels(changed, tmp_path / "cache"), changed)
     assert len(list((tmp_path / "cache").glob("*.cache"))) == 3
 
 
 def test_what_follows_the_geometry_is_done_anew(data: FileDataset, tmp_path: Path) -> None:
-    tensors(cached(data, tmp_path / "cache"))
+    tensors(cache_pixels(data, tmp_path / "cache"))
     brighter = CacheableTransform(image_test(SIZE).geometry, lambda pixels: pixels + 1.0)
-    assert_like(cached(data.with_transform(brighter), tmp_path / "cache"), data.with_transform(brighter))
+    assert_like(cache_pixels(data.with_transform(brighter), tmp_path / "cache"), data.with_transform(brighter))
     only_file(tmp_path / "cache")
 
 
 def test_a_changed_image_is_decoded_again(
     data: FileDataset, tmp_path: Path, decoded: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = tensors(cached(data, tmp_path / "cache"))
+    before = tensors(cache_pixels(data, tmp_path / "cache"))
     assert caplog.text == ""
     write_image(tmp_path / "3.png", 5)
     os.utime(tmp_path / "4.png", (0, 0))
-    kept = cached(data, tmp_path / "cache")
+    kept = cache_pixels(data, tmp_path / "cache")
     assert "2 images changed since they came into" in caplog.text
     decoded.clear()
     after = tensors(kept)
@@ -149,20 +149,20 @@ def test_a_changed_image_is_decoded_again(
     assert (after != before).flatten(1).any(1).tolist() == [False, False, False, True, False, False]
     assert_like(kept, data)
     caplog.clear()
-    cached(data, tmp_path / "cache")
+    cache_pixels(data, tmp_path / "cache")
     assert caplog.text == ""
 
 
 def test_damaged_pixels_are_decoded_again(
     data: FileDataset, tmp_path: Path, decoded: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = tensors(cached(data, tmp_path / "cache"))
+    expected = tensors(cache_pixels(data, tmp_path / "cache"))
     file = only_file(tmp_path / "cache")
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     content[-1 - 2 * 3 * SIZE**2] ^= 1
     file.write_bytes(content)
-    kept = cached(data, tmp_path / "cache")
+    kept = cache_pixels(data, tmp_path / "cache")
     decoded.clear()
     assert torch.equal(tensors(kept), expected)
     assert decoded == ["3.png", "5.png"]
@@ -175,15 +175,15 @@ def test_damaged_pixels_are_decoded_again(
 def test_a_damaged_file_is_made_anew(
     data: FileDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: object
 ) -> None:
-    tensors(cached(data, tmp_path / "cache"))
+    tensors(cache_pixels(data, tmp_path / "cache"))
     file = only_file(tmp_path / "cache")
     file.write_bytes(damage(file.read_bytes()))
-    assert_like(cached(data, tmp_path / "cache"), data)
+    assert_like(cache_pixels(data, tmp_path / "cache"), data)
     assert "is damaged and made anew" in caplog.text
 
 
 def test_a_file_that_is_cut_off_in_use_is_done_without(data: FileDataset, tmp_path: Path) -> None:
-    kept = cached(data, tmp_path / "cache")
+    kept = cache_pixels(data, tmp_path / "cache")
     tensors(kept)
     os.truncate(only_file(tmp_path / "cache"), 1000)
     assert_like(kept, data)
@@ -192,7 +192,7 @@ def test_a_file_that_is_cut_off_in_use_is_done_without(data: FileDataset, tmp_pa
 def test_an_image_that_was_interrupted_is_not_used(
     data: FileDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = cached(data, tmp_path / "cache")
+    kept = cache_pixels(data, tmp_path / "cache")
     pwrite = os.pwrite
 
     def write_half(descriptor: int, content: bytes, at: int) -> int:
@@ -203,7 +203,7 @@ def test_an_image_that_was_interrupted_is_not_used(
         patch.setattr(os, "pwrite", write_half)
         with pytest.raises(KeyboardInterrupt):
             kept[0]
-    assert_like(cached(data, tmp_path / "cache"), data)
+    assert_like(cache_pixels(data, tmp_path / "cache"), data)
 
 
 def full(*_: object) -> None:
@@ -235,20 +235,20 @@ def test_without_room_the_data_stay_as_they_are(
 ) -> None:
     monkeypatch.setattr(module, function, failing)
     with pytest.warns(UserWarning, match=f"decoded each time.*{message}"):
-        assert cached(data, tmp_path / "cache") is data
+        assert cache_pixels(data, tmp_path / "cache") is data
     assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".lock"}
 
 
 def test_a_folder_that_cannot_be_made_is_done_without(data: FileDataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="decoded each time"):
-        assert cached(data, tmp_path / "file") is data
+        assert cache_pixels(data, tmp_path / "file") is data
 
 
 def test_a_disk_that_runs_full_is_said_once(
     data: FileDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
 ) -> None:
-    kept = cached(data, tmp_path / "cache")
+    kept = cache_pixels(data, tmp_path / "cache")
     kept[0]
     monkeypatch.setattr(os, "pwrite", full)
     with warnings.catch_warnings(record=True) as said:
@@ -264,16 +264,16 @@ def test_a_disk_that_runs_full_is_said_once(
 def test_a_file_that_may_not_be_written_is_read(
     data: FileDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
 ) -> None:
-    cached(data, tmp_path / "cache")[0]
+    cache_pixels(data, tmp_path / "cache")[0]
     monkeypatch.setattr(os, "access", lambda *_: False)
-    kept = cached(data, tmp_path / "cache")
+    kept = cache_pixels(data, tmp_path / "cache")
     decoded.clear()
     tensors(kept)
     assert decoded == [f"{i}.png" for i in range(1, 6)]
 
 
 def test_pictures_and_other_transforms_see_the_image_itself(data: FileDataset, tmp_path: Path) -> None:
-    kept = cached(data, tmp_path / "cache")
+    kept = cache_pixels(data, tmp_path / "cache")
     tensors(kept)
     assert kept.image(2).size == (32, 24)
     assert kept.name_of(2) == data.name_of(2)
@@ -282,19 +282,19 @@ def test_pictures_and_other_transforms_see_the_image_itself(data: FileDataset, t
 
 def test_what_cannot_be_cached_is_refused(data: FileDataset, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"images in files .* got FileDataset and Compose; leave cache_dir at None"):
-        cached(data.with_transform(image_train(SIZE)), tmp_path)
+        cache_pixels(data.with_transform(image_train(SIZE)), tmp_path)
     glyphs = Glyphs(num_classes=8).splits().train
     with pytest.raises(InputError, match="got ArrayDataset and"):
-        cached(glyphs.with_transform(image_test(SIZE)), tmp_path)
+        cache_pixels(glyphs.with_transform(image_test(SIZE)), tmp_path)
     floats = CacheableTransform(image_test(SIZE), lambda pixels: pixels)
     with pytest.raises(InputError, match=r"gives torch\.float32, and only torch\.uint8"):
-        cached(data.with_transform(floats), tmp_path)
-    varying = cached(data.with_transform(CacheableTransform(v2.PILToTensor(), lambda pixels: pixels)), tmp_path)
+        cache_pixels(data.with_transform(floats), tmp_path)
+    varying = cache_pixels(data.with_transform(CacheableTransform(v2.PILToTensor(), lambda pixels: pixels)), tmp_path)
     with pytest.raises(InputError, match=r"'.*1\.png' the shape \(3, 24, 31\) and others \(3, 24, 30\)"):
         varying[1]
     (tmp_path / "1.png").unlink()
     with pytest.raises(InputError, match=r"cannot read '.*1\.png'"):
-        cached(data, tmp_path)
+        cache_pixels(data, tmp_path)
 
 
 def test_images_in_parquet_files_are_kept_as_well(data: FileDataset, tmp_path: Path, decoded: list[str]) -> None:
@@ -307,10 +307,10 @@ def test_images_in_parquet_files_are_kept_as_well(data: FileDataset, tmp_path: P
         parquet.write_table(pyarrow.table({"image": images, "label": [0] * 6}), file, row_group_size=4)
 
     write(range(6))
-    names = [parquet_image(file, row) for row in range(6)]
+    names = [name_parquet_image(file, row) for row in range(6)]
     packed = FileDataset(names, data.targets, data.classes, data.transform, read=read_parquet_rgb)
-    assert torch.equal(tensors(cached(packed, tmp_path / "cache")), tensors(data))
-    kept = cached(packed, tmp_path / "cache")
+    assert torch.equal(tensors(cache_pixels(packed, tmp_path / "cache")), tensors(data))
+    kept = cache_pixels(packed, tmp_path / "cache")
     decoded.clear()
     tensors(kept)
     assert decoded == []
@@ -318,7 +318,7 @@ def test_images_in_parquet_files_are_kept_as_well(data: FileDataset, tmp_path: P
     os.utime(file, (0, 0))
     parquet_module._opened.cache_clear()
     parquet_module._row_group.cache_clear()
-    assert torch.equal(tensors(cached(packed, tmp_path / "cache")), tensors(data).flip(0))
+    assert torch.equal(tensors(cache_pixels(packed, tmp_path / "cache")), tensors(data).flip(0))
 
 
 def folder_of_classes(root: Path, classes: Sequence[str]) -> Path:

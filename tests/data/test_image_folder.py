@@ -1,4 +1,4 @@
-"""Folders of images: the three layouts, what is passed over, what is refused."""
+"""Folders of images: the three layouts, what is ignored, what is refused."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_validation_by_test_classes_is_pointed_out(tmp_path: Path) -> None:
 def test_other_folders_beside_train_and_test_are_named(tmp_path: Path) -> None:
     for part, classes in {"train": LETTERS[:5], "test": ["k", "l"], "valid": ["m", "n"]}.items():
         fill(tmp_path / part, classes)
-    with pytest.warns(UserWarning, match=r"\['valid'\] passed over"):
+    with pytest.warns(UserWarning, match=r"\['valid'\] are ignored"):
         ImageFolder(tmp_path).splits()
 
 

@@ -17,9 +17,9 @@ import trees
 from torch.utils.data import ConcatDataset, DataLoader
 
 from divconq_pl.data import CUB200, Cars196, InShop, Splits, StanfordOnlineProducts, VehicleID, published
-from divconq_pl.data.annotations import mat_rows, whole_number
+from divconq_pl.data.annotations import parse_whole_number, read_mat_rows
 from divconq_pl.data.dataset import RetrievalDataset
-from divconq_pl.data.parquet import parquet_image, read_parquet_rgb
+from divconq_pl.data.parquet import name_parquet_image, read_parquet_rgb
 from divconq_pl.data.published import Benchmark
 from divconq_pl.errors import InputError
 
@@ -165,7 +165,7 @@ def test_arguments_that_cannot_work(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             reader(**{"root": tmp_path, **arguments})
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file' is no folder"):
+    with pytest.raises(InputError, match="file' is not a readable folder"):
         CUB200(tmp_path / "file")
 
 
@@ -205,7 +205,7 @@ def test_what_is_missing_is_said_for_each_layout(tmp_path: Path) -> None:
         read(Cars196, tmp_path)
     assert "cars_annos.mat) lacks car_ims;" in str(raised.value)
     assert "lacks devkit/cars_test_annos_withlabels.mat or cars_test_annos_withlabels.mat or" in str(raised.value)
-    assert "cars_test_annos.mat has no classes, and cars_annos.mat is of other file names" in str(raised.value)
+    assert "cars_test_annos.mat has no classes, and cars_annos.mat names other files" in str(raised.value)
     (tmp_path / "CUB_200_2011.tgz").write_text("")
     with pytest.raises(InputError, match=r"unpack 'CUB_200_2011\.tgz', which is there; download=true fetches it"):
         read(CUB200, tmp_path)
@@ -276,7 +276,7 @@ ROW = {"bbox_x1": 1, "class": 5, "fname": "00001.jpg"}
 
 def test_a_single_row_of_a_mat_file(tmp_path: Path) -> None:
     trees.save_annotations(tmp_path / "one.mat", [ROW])
-    assert list(mat_rows(tmp_path / "one.mat", "annotations", {"fname": str, "class": whole_number})) == [
+    assert list(read_mat_rows(tmp_path / "one.mat", "annotations", {"fname": str, "class": parse_whole_number})) == [
         ("00001.jpg", 5)
     ]
 
@@ -353,7 +353,7 @@ def test_classes_with_a_single_image_are_kept_and_named(tmp_path: Path) -> None:
     trees.write_vehicle_id(tmp_path)
     split = tmp_path / "VehicleID_V1.0" / "train_test_split" / "test_list_2400.txt"
     split.write_text("\n".join(split.read_text().splitlines()[:5]))
-    message = "3 classes of the test part .* no partner to be found: vehicle 230, vehicle 18, vehicle 77"
+    message = "3 classes of the test part .* no other can find: vehicle 230, vehicle 18, vehicle 77"
     with pytest.warns(UserWarning, match=message):
         assert len(VehicleID(tmp_path).splits().test) == 5
 
@@ -363,7 +363,7 @@ def test_repeated_lines(tmp_path: Path) -> None:
     file = tmp_path / "VehicleID_V1.0" / "train_test_split" / "train_list.txt"
     lines = file.read_text().splitlines()
     trees.write(file, [*lines, lines[3]])
-    with pytest.warns(UserWarning, match=r"1 lines repeat an image and are passed over: .*\.jpg"):
+    with pytest.warns(UserWarning, match=r"1 lines repeat an image and are ignored: .*\.jpg"):
         assert parts(VehicleID(tmp_path, val_fraction=0).splits()) == tree
     trees.write(file, [*lines, f"{lines[3].split()[0]} 17"])
     with pytest.raises(InputError, match=r"is listed as 'vehicle 99' in train and as 'vehicle 17' in train"):
@@ -463,11 +463,11 @@ def test_a_row_of_parquet_that_is_no_image(tmp_path: Path) -> None:
     whole = ConcatDataset([splits.train, splits.test])  # type: ignore[list-item]
     names = [data.name_of(i) for data in whole.datasets for i in range(len(data))]  # type: ignore[attr-defined, arg-type]
     for row in (1, 2, 5):
-        name = parquet_image(file, row)
+        name = name_parquet_image(file, row)
         with pytest.raises(InputError, match="cannot read the image") as raised:
             whole[names.index(name)]
         assert name in str(raised.value)
-    assert np.asarray(read_parquet_rgb(parquet_image(file, 6))).shape == (36, 40, 3)
+    assert np.asarray(read_parquet_rgb(name_parquet_image(file, 6))).shape == (36, 40, 3)
     with pytest.warns(UserWarning, match="3 images of .* cannot be read and are left out"):
         splits = Cars196(tmp_path, on_bad_image="skip", val_fraction=0).splits()
     assert len(splits.train) + len(splits.test) == len(whole) - 3

@@ -92,7 +92,7 @@ def test_checkpoints_do_not_pass_through_the_folder_for_temporary_files(tmp_path
 def test_what_is_no_file_is_not_replaced(tmp_path, kind):
     path = tmp_path / "place"
     path.mkdir() if kind == "folder" else os.mkfifo(path)
-    with pytest.raises(OSError, match="cannot be written: it is no file"):
+    with pytest.raises(OSError, match="cannot be written: it is not a file"):
         write_atomically(path, lambda file: file.write(b""))
     assert not path.is_file()
 

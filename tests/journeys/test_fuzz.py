@@ -108,7 +108,7 @@ VALUES = [
 ]
 HUGE = ["1e30", "99999999999999999999", "-99999999999999999999", "1000000", "2147483648"]
 AT_GREAT_COST = (
-    *("batch_size", "embedding_dim", "image_size", "images_per_typeface", "max_epochs", "nmi_runs"),
+    *("batch_size", "embedding_dim", "image_size", "max_epochs", "nmi_runs"),
     *("num_classes", "num_folds", "num_workers", "reid_draws", "dataset.size"),
 )
 

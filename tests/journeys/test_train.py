@@ -311,8 +311,8 @@ def test_evaluation_on_a_folder_gives_images_as_in_training(call, tmp_path):
     assert own == named != other
 
 
-# Many images of a character in each typeface: long epochs, so that Ctrl-C comes in the middle of one.
-LONG = [*TINY, "dataset.images_per_typeface=10", "logger=csv", "divide={split_depth: 1, warmup_epochs: 0}"]
+# Many characters: long epochs, so that Ctrl-C comes in the middle of one.
+LONG = [*TINY, "dataset.num_classes=240", "logger=csv", "divide={split_depth: 1, warmup_epochs: 0}"]
 
 
 @pytest.fixture(scope="module")
@@ -400,7 +400,7 @@ def test_a_wrong_name_gives_one_line_and_nothing_else(call, tmp_path):
         (["dataset.num_classes=-1"], r"num_classes=-1"),
         (
             [*TINY, "backbone=torchvision", "backbone.name=resnet51"],
-            r"Unknown backbone 'resnet51': torchvision has resnet50",
+            r"unknown backbone 'resnet51': torchvision has resnet50",
         ),
         (["published={recall_at_1: 0.9}"], r"published needs a source and figures"),
         (["ckpt_path=nowhere.ckpt"], r"ckpt_path='nowhere\.ckpt' is no file"),
@@ -444,7 +444,10 @@ def test_evaluation_says_what_is_wrong_with_a_checkpoint(call, sweep):
         (["checkpoint=nowhere.ckpt"], r"checkpoint='nowhere\.ckpt' is no file"),
         ([f"checkpoint={sweep[0] / '0' / 'results.json'}"], r"results\.json' is damaged or no checkpoint of train\.py"),
         ([best, "backbone=small", "channels=3"], r"shape \(32, 1, 3, 3\) instead of \(32, 3, 3, 3\)"),
-        ([best, "backbone=resnet18", "channels=1"], r"does not fit \w+: .* is missing, .* and \d+ more"),
+        (
+            [best, "backbone=torchvision", "backbone.name=resnet18", "channels=1"],
+            r"does not fit \w+: .* is missing, .* and \d+ more",
+        ),
         ([best, "dataset=image_folder", "dataset.root=nowhere"], r"root='nowhere' does not exist"),
         (["checkpoint=[]"], r"no checkpoint given"),
         (["checkpoint=nowhere/*.ckpt"], r"checkpoint='nowhere/\*\.ckpt' leads to no checkpoint"),

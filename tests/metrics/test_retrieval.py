@@ -117,12 +117,14 @@ def test_a_collapsed_embedding_is_not_rewarded():
     assert retrieval_metrics(collapsed, labels, ks=(1,))["recall_at_1"] == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize("block_size", [1, 2, 7, 39, 40, 41, 1000, None])
-def test_blocks_of_every_size_give_the_same_neighbours(block_size: int | None):
+@pytest.mark.parametrize("num_bytes", [1, 160, 320, 1111, 6240, 6400, 6560, 160_000])
+def test_blocks_of_every_size_give_the_same_neighbours(monkeypatch: pytest.MonkeyPatch, num_bytes: int):
     queries, _ = embedded(40)
     gallery, _ = embedded(55, seed=1)
-    assert torch.equal(neighbours(queries, k=9, block_size=block_size), neighbours(queries, k=9))
-    assert torch.equal(neighbours(queries, gallery, k=9, block_size=block_size), neighbours(queries, gallery, k=9))
+    in_one_block = neighbours(queries, k=9), neighbours(queries, gallery, k=9)
+    monkeypatch.setattr(nearest, "_BLOCK_BYTES", num_bytes)
+    assert torch.equal(neighbours(queries, k=9), in_one_block[0])
+    assert torch.equal(neighbours(queries, gallery, k=9), in_one_block[1])
 
 
 def test_metrics_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch):
@@ -135,7 +137,7 @@ def test_metrics_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("backend", ["torch"], indirect=True)
 def test_no_more_similarities_than_a_block_exist_at_a_time(monkeypatch: pytest.MonkeyPatch):
     embeddings, labels = embedded(60)
-    largest = nearest._largest
+    largest = nearest._find_largest
     rows = []
 
     def watched(similarities: Tensor, k: int) -> Tensor:
@@ -143,11 +145,11 @@ def test_no_more_similarities_than_a_block_exist_at_a_time(monkeypatch: pytest.M
         assert similarities.untyped_storage().nbytes() <= 7 * 60 * 4
         return largest(similarities, k)
 
-    monkeypatch.setattr(nearest, "_largest", watched)
-    neighbours(embeddings, k=4, block_size=7)
+    monkeypatch.setattr(nearest, "_find_largest", watched)
+    monkeypatch.setattr(nearest, "_BLOCK_BYTES", 7 * 60 * 4)
+    neighbours(embeddings, k=4)
     assert rows == [7] * 8 + [4]
     rows.clear()
-    monkeypatch.setattr(nearest, "_BLOCK_BYTES", 7 * 60 * 4)
     retrieval_metrics(embeddings, labels)
     assert rows == [7] * 8 + [4]
 
@@ -260,10 +262,8 @@ def test_broken_embeddings_are_refused_by_number_and_place(broken: float):
 
 def test_what_cannot_be_computed_is_refused():
     embeddings, labels = embedded(10)
-    with pytest.raises(InputError, match="k = 0"):
+    with pytest.raises(InputError, match="k=0"):
         neighbours(embeddings, k=0)
-    with pytest.raises(InputError, match="block_size = 0"):
-        neighbours(embeddings, k=1, block_size=0)
     with pytest.raises(InputError, match=r"shape \(0, 6\)"):
         neighbours(embeddings[:0], k=1)
     with pytest.raises(InputError, match=r"width 6.*width 5"):
@@ -274,7 +274,7 @@ def test_what_cannot_be_computed_is_refused():
         retrieval_metrics(embeddings, labels, embeddings)
     with pytest.raises(InputError, match=r"\[0, 1\]"):
         retrieval_metrics(embeddings, labels, ks=(0, 1))
-    with pytest.raises(InputError, match="draws = 0"):
+    with pytest.raises(InputError, match="draws=0"):
         reid_recall(embeddings, labels, draws=0)
     with pytest.raises(InputError, match="R = 3"):
         map_at_r(torch.ones(1, 2, dtype=torch.bool), torch.tensor([3]))
@@ -296,7 +296,7 @@ def test_nmi_is_the_mean_over_seeded_clusterings_of_normalised_embeddings():
     ]
     assert nmi(embeddings, labels, runs=3, seed=4, cluster=cluster) == pytest.approx(np.mean(expected))
     assert calls == [(classes, 4), (classes, 5), (classes, 6)]
-    with pytest.raises(InputError, match="runs = 0"):
+    with pytest.raises(InputError, match="runs=0"):
         nmi(embeddings, labels, runs=0)
 
 

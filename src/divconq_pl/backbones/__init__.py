@@ -1,5 +1,9 @@
 """Backbones: networks that turn images into the features the embedding layer and the clustering work on."""
 
+from divconq_pl.extras import require_packages
+
+require_packages("divconq_pl.backbones", "app", "torchvision")
+
 from divconq_pl.backbones.backbone import Backbone
 from divconq_pl.backbones.from_scratch import small
 from divconq_pl.backbones.from_timm import timm_backbone, timm_preprocessing

@@ -1,4 +1,4 @@
-"""What every backbone is: a network without a classifier, in the modes and with the memory that training wants."""
+"""What every backbone is: a network without a classifier, with frozen BatchNorm and less memory where asked for."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Backbone(nn.Module):
         grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        # Most convolutional networks are faster so, others no slower; the layout of the weights carries over.
+        # Most convolutional networks are faster this way, others no slower; the layout of the weights carries over.
         self.network = network.to(memory_format=torch.channels_last)
         self.out_features = out_features
         self.freeze_batchnorm = freeze_batchnorm

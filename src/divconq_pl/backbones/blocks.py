@@ -25,13 +25,13 @@ def layers_in_order(network: nn.Module) -> Iterator[nn.Module]:
     while len(parts) == 1 and next(parts[0].children(), None) is not None:
         parts = list(parts[0].children())
     for part in parts:
-        yield from _opened(part)
+        yield from _open_containers(part)
 
 
-def _opened(part: nn.Module) -> Iterator[nn.Module]:
+def _open_containers(part: nn.Module) -> Iterator[nn.Module]:
     if isinstance(part, _CONTAINERS) or any(_repeats_a_block(inner) for inner in part.modules()):
         for child in part.children():
-            yield from _opened(child)
+            yield from _open_containers(child)
     else:
         yield part
 

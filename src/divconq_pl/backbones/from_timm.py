@@ -1,4 +1,4 @@
-"""Networks of timm, by name: vision transformers, ConvNeXts, EfficientNets and many more; ``pip install timm``."""
+"""Networks of timm, by name: vision transformers, ConvNeXts and many more; ``pip install "divconq-pl[timm]"``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch import nn
 from divconq_pl.backbones.backbone import Backbone
 from divconq_pl.backbones.preprocessing import Preprocessing
 from divconq_pl.backbones.weights import (
-    differences,
-    first_line,
+    drop_layers,
+    find_differences,
     load_weights,
     looks_like_path,
     read_state_dict,
-    without,
+    shorten_error,
 )
 from divconq_pl.errors import InputError
 
@@ -40,7 +40,7 @@ def timm_backbone(
         weights: None for random ones; ``"DEFAULT"`` for those of the tag in the name, or else timm's first choice;
             another of timm's tags; these are downloaded once. Or the path of a file: timm's own, also as
             ``.safetensors``, or one of the original authors that timm can convert.
-        in_channels: when not 3, the weights of the first convolution are adapted, as timm does it.
+        in_channels: other than 3, the weights of the first convolution are adapted, as timm does it.
         freeze_batchnorm: see :class:`Backbone`; by default where there are trained weights.
         grad_checkpointing: see :class:`Backbone`.
         image_size: height and width of the images in pixels, where the network is made for one size (vision
@@ -68,11 +68,11 @@ def timm_backbone(
 
 
 def timm_preprocessing(name: str, weights: str | None = None) -> Preprocessing:
-    """Tell what weights of timm expect of images, without building the network or loading anything.
+    """Return what weights of timm expect of images, without building the network or loading anything.
 
     Args:
         name: of the network.
-        weights: as for :func:`timm_backbone`; without them, and for a file, those that the name stands for.
+        weights: as for :func:`timm_backbone`; for None or a file, the weights that the name stands for.
 
     Raises:
         InputError: if timm is missing, for an unknown name or unknown weights.
@@ -104,13 +104,13 @@ def load_timm_weights(network: Any, state: Mapping[str, Any], path: str | Path) 
         InputError: if it does not fit.
     """
     config = network.pretrained_cfg
-    classifier = _names(config.get("classifier"))
-    if differences(without(state, classifier), network.state_dict()):
-        state = _converted(network, state, _names(config.get("first_conv")), path)
-    load_weights(network, without(state, classifier), path)
+    classifier = _as_tuple(config.get("classifier"))
+    if find_differences(drop_layers(state, classifier), network.state_dict()):
+        state = _convert(network, state, _as_tuple(config.get("first_conv")), path)
+    load_weights(network, drop_layers(state, classifier), path)
 
 
-def _converted(network: Any, state: Mapping[str, Any], first: tuple[str, ...], path: str | Path) -> dict[str, Any]:
+def _convert(network: Any, state: Mapping[str, Any], first: tuple[str, ...], path: str | Path) -> dict[str, Any]:
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     try:
         converted = dict(convert(state, network) if convert else state)
@@ -118,8 +118,8 @@ def _converted(network: Any, state: Mapping[str, Any], first: tuple[str, ...], p
             weight, channels = converted.get(f"{name}.weight"), network.get_submodule(name).in_channels
             if weight is not None and weight.shape[1] != channels:
                 converted[f"{name}.weight"] = _import_timm().models.adapt_input_conv(channels, weight)
-    except Exception as error:  # conversions are written for certain files, and fail on others in many ways
-        raise InputError(f"{path} cannot be converted to {type(network).__name__}: {first_line(error)}.") from error
+    except Exception as error:  # a conversion is written for certain files, and fails on others in many ways
+        raise InputError(f"{path} cannot be converted to {type(network).__name__}: {shorten_error(error)}") from error
     return converted
 
 
@@ -127,7 +127,9 @@ def _import_timm() -> ModuleType:
     try:
         import timm
     except ImportError as error:
-        raise InputError("This backbone is one of timm, which is not installed: pip install timm.") from error
+        raise InputError(
+            'timm, which brings this backbone, is not installed: pip install "divconq-pl[timm]"'
+        ) from error
     module: ModuleType = timm
     return module
 
@@ -138,15 +140,15 @@ def _find(timm: ModuleType, name: str, weights: str | None) -> tuple[str, dict[s
     if not timm.is_model(architecture):
         known = timm.list_models()
         close = difflib.get_close_matches(architecture, known) or ["vit_small_patch16_224", "convnext_tiny"]
-        raise InputError(f"Unknown backbone {name!r}: timm has {', '.join(close)} and others.")
+        raise InputError(f"unknown backbone {name!r}: timm has {', '.join(close)} and others")
     tag = tag if weights in (None, "DEFAULT") else str(weights)
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
         raise InputError(
-            f"Unknown weights {tag!r} for {architecture}: use {', '.join([*tags, 'DEFAULT'])} or the path of a file."
+            f"Unknown weights {tag!r} for {architecture}: use {', '.join([*tags, 'DEFAULT'])} or the path of a file"
         )
     if weights is not None and not tags:
-        raise InputError(f"timm has no weights for {architecture}: give the path of a file.")
+        raise InputError(f"timm has no weights for {architecture}: give the path of a file")
     full_name = f"{architecture}.{tag}" if tag else architecture
     config = timm.get_pretrained_cfg(full_name)
     return full_name, {} if config is None else config.to_dict()
@@ -160,22 +162,22 @@ def _build(timm: ModuleType, name: str, options: dict[str, Any], trained: dict[s
         if trained is None and "img_size" in options:
             raise InputError(
                 f"{name} cannot be built for images of {options['img_size']} x {options['img_size']} pixels "
-                f"({first_line(error)}): use its own size, image_size=null."
+                f"({shorten_error(error)}): use its own size, image_size=null"
             ) from error
         if trained is None:
             raise
         raise InputError(
-            f"The weights of {name} could not be downloaded or read ({first_line(error)}): fetch {_source(trained)} on "
-            "a machine with a network, and give its path as weights."
+            f"the weights of {name} could not be downloaded or read ({shorten_error(error)}): fetch "
+            f"{_name_source(trained)} on a machine with a network, and give its path as weights"
         ) from error
     return network
 
 
-def _source(trained: dict[str, Any]) -> str:
+def _name_source(trained: dict[str, Any]) -> str:
     if hub_id := trained.get("hf_hub_id"):
         return f"{trained.get('hf_hub_filename') or 'model.safetensors'} of {hub_id} on the Hugging Face Hub"
     return f"{Path(str(trained.get('url'))).name} ({trained.get('url')})"
 
 
-def _names(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def _as_tuple(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value or ())

@@ -13,7 +13,7 @@ from torchvision import models
 
 from divconq_pl.backbones.backbone import Backbone
 from divconq_pl.backbones.preprocessing import Preprocessing
-from divconq_pl.backbones.weights import first_line, load_weights, looks_like_path, read_state_dict, without
+from divconq_pl.backbones.weights import drop_layers, load_weights, looks_like_path, read_state_dict, shorten_error
 from divconq_pl.errors import InputError
 
 _AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")
@@ -37,7 +37,7 @@ def torchvision_backbone(
         name: as torchvision names it: ``resnet50``, ``efficientnet_b0``, ``convnext_tiny``, ``vit_b_16``, ...
         weights: None for random ones; ``"DEFAULT"`` or another of torchvision's names, such as ``"IMAGENET1K_V2"``,
             which are downloaded once; or the path of a file with the network's state dict.
-        in_channels: when not 3, the weights of the first convolution become their mean over the colours, scaled so
+        in_channels: other than 3, the weights of the first convolution become their mean over the colours, scaled so
             that a grey image gives what it gave as three equal channels.
         freeze_batchnorm: see :class:`Backbone`; by default where there are trained weights.
         grad_checkpointing: see :class:`Backbone`.
@@ -57,7 +57,7 @@ def torchvision_backbone(
     network = _build(name, None if path else weights)
     classifier, out_features = _remove_classifier(network)
     if path:
-        load_weights(network, without(read_state_dict(path), (classifier, *_AUXILIARY_HEADS)), path)
+        load_weights(network, drop_layers(read_state_dict(path), (classifier, *_AUXILIARY_HEADS)), path)
     if in_channels != 3:
         _adapt_first_convolution(network, in_channels)
     freeze = weights is not None if freeze_batchnorm is None else freeze_batchnorm
@@ -65,7 +65,7 @@ def torchvision_backbone(
 
 
 def torchvision_preprocessing(name: str, weights: str | None = None) -> Preprocessing:
-    """Tell what weights of torchvision expect of images, without building the network or loading anything.
+    """Return what weights of torchvision expect of images, without building the network or loading anything.
 
     Args:
         name: of the network.
@@ -103,13 +103,13 @@ def torchvision_preprocessing(name: str, weights: str | None = None) -> Preproce
 def _check_name(name: str) -> None:
     if name not in (known := models.list_models(module=models)):
         close = difflib.get_close_matches(str(name), known) or ["resnet50", "efficientnet_b0", "convnext_tiny"]
-        raise InputError(f"Unknown backbone {name!r}: torchvision has {', '.join(close)} and others.")
+        raise InputError(f"unknown backbone {name!r}: torchvision has {', '.join(close)} and others")
 
 
 def _find_weights(name: str, weights: str) -> Any:
     choices: Mapping[str, Any] = models.get_model_weights(name).__members__
     if weights not in choices:
-        raise InputError(f"Unknown weights {weights!r} for {name}: use {', '.join(choices)} or the path of a file.")
+        raise InputError(f"unknown weights {weights!r} for {name}: use {', '.join(choices)} or the path of a file")
     return choices[weights]
 
 
@@ -124,8 +124,8 @@ def _build(name: str, weights: str | None) -> nn.Module:
         network = models.get_model(name, weights=found)
     except Exception as error:  # no network, or an incomplete file there: see read_state_dict
         raise InputError(
-            f"The weights {weights} of {name} could not be downloaded or read ({first_line(error)}): fetch "
-            f"{file_name} on a machine with a network and put it into {folder}, or give its path as weights."
+            f"the weights {weights} of {name} could not be downloaded or read ({shorten_error(error)}): fetch "
+            f"{file_name} on a machine with a network and put it into {folder}, or give its path as weights"
         ) from error
     return network
 

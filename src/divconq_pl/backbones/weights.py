@@ -20,25 +20,25 @@ def looks_like_path(weights: str) -> bool:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Any]:
-    """Read a state dict, of a network itself or of a :class:`Backbone` or a data-parallel module around it.
+    """Read the state dict of a network, or of a :class:`Backbone` or a data-parallel module around it.
 
     Args:
         path: a file of torch.save, or one that ends in ``.safetensors``.
 
     Raises:
-        InputError: if there is no such file, or it holds something else, or only a part.
+        InputError: if there is no such file, or it is incomplete or holds something else.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise InputError(f"There is no weights file {path}.")
+        raise InputError(f"weights={str(path)!r} does not exist; give the path of a file")
     try:
         loaded = _read(path)
-    except Exception as error:  # an incomplete file makes torch raise whatever the unpickler stumbles over
+    except Exception as error:  # an incomplete file makes the unpickler fail in many ways
         raise InputError(
-            f"{path} is not a complete file of torch.save(network.state_dict(), ...): {first_line(error)}"
+            f"{path} is not a complete file of torch.save(network.state_dict(), ...): {shorten_error(error)}"
         ) from error
     if not isinstance(loaded, Mapping):
-        raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict.")
+        raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict")
     state = dict(loaded)
     for wrapper in ("module.", "network."):
         consume_prefix_in_state_dict_if_present(state, wrapper)
@@ -53,7 +53,7 @@ def _read(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def without(state: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, Any]:
+def drop_layers(state: Mapping[str, Any], parts: tuple[str, ...]) -> dict[str, Any]:
     """Leave out the weights of some layers, by name."""
     return {key: value for key, value in state.items() if not key.startswith(tuple(f"{part}." for part in parts))}
 
@@ -69,16 +69,16 @@ def load_weights(network: nn.Module, state: Mapping[str, Any], path: str | Path)
     Raises:
         InputError: if it does not fit; it names the first differences.
     """
-    if found := differences(state, network.state_dict()):
+    if found := find_differences(state, network.state_dict()):
         raise InputError(
             f"{path} does not hold the weights of this network: {'; '.join(found[:3])} "
-            f"({len(found)} differences in all)."
+            f"({len(found)} differences in all)"
         )
     network.load_state_dict(state)
 
 
-def differences(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> list[str]:
-    """Say where names or shapes are not the expected ones."""
+def find_differences(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> list[str]:
+    """List where names or shapes are not the expected ones."""
     # Files from before PyTorch 0.4.1 have no num_batches_tracked; loading fills it in.
     missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
     shapes = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
@@ -93,6 +93,6 @@ def differences(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> lis
     ]
 
 
-def first_line(error: BaseException) -> str:
-    """Shorten an error of another library."""
+def shorten_error(error: BaseException) -> str:
+    """Return the first line of an error of another library."""
     return (str(error) or type(error).__name__).splitlines()[0]

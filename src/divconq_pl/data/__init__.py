@@ -1,7 +1,11 @@
 """Data sets for retrieval, and the data module that serves them."""
 
+from divconq_pl.extras import require_packages
+
+require_packages("divconq_pl.data", "app", "torchvision", "PIL", "matplotlib", "filelock")
+
 from divconq_pl.backbones.preprocessing import Preprocessing
-from divconq_pl.data.cache import CachedDataset, cached
+from divconq_pl.data.cache import CachedDataset, cache_pixels
 from divconq_pl.data.cars196 import Cars196
 from divconq_pl.data.cub200 import CUB200
 from divconq_pl.data.datamodule import RetrievalDataModule
@@ -37,7 +41,7 @@ __all__ = [
     "Splits",
     "StanfordOnlineProducts",
     "VehicleID",
-    "cached",
+    "cache_pixels",
     "glyph_test",
     "glyph_train",
     "hold_out",

@@ -14,23 +14,23 @@ from scipy.io import loadmat
 from divconq_pl.errors import InputError
 
 Columns = Mapping[str, Callable[[str], Any]]
-"""Name of each column, and what turns its text into a value."""
+"""Name of each column, and the function that turns its text into a value."""
 
 
-def whole_number(value: Any) -> int:
-    """Return an integer from 0 on.
+def parse_whole_number(value: Any) -> int:
+    """Return a value as an integer of 0 or more.
 
     Raises:
-        ValueError: if it is something else.
+        ValueError: if it is anything else.
     """
     text = str(value).removesuffix(".0")  # MATLAB's usual number is a double
     if not (text.isascii() and text.isdecimal()):
-        raise ValueError(f"{text!r} is no whole number")
+        raise ValueError(f"{text!r} is not a whole number")
     return int(text)
 
 
-def known(values: Container[Any], convert: Callable[[str], Any] = whole_number) -> Callable[[str], Any]:
-    """Return what turns a text into one of some values, and raises ValueError for any other."""
+def parse_known(values: Container[Any], convert: Callable[[str], Any] = parse_whole_number) -> Callable[[str], Any]:
+    """Return a converter of text to one of the given values, which raises ValueError for any other."""
 
     def convert_known(text: str) -> Any:
         value = convert(text)
@@ -42,13 +42,13 @@ def known(values: Container[Any], convert: Callable[[str], Any] = whole_number) 
 
 
 def read_table(file: Path, columns: Columns, *, header: bool = False, counted: bool = False) -> list[tuple[Any, ...]]:
-    """Read lines of columns that blanks separate; empty lines are passed over.
+    """Read lines whose columns are separated by blanks; empty lines are skipped.
 
     Args:
         file: a text file.
-        columns: what a line consists of.
-        header: whether a line of titles stands above; it is passed over, unless it parses.
-        counted: whether the number of lines stands in a line above all; a warning says if it is another.
+        columns: the columns of a line.
+        header: whether the first line holds titles; it is skipped, unless it parses.
+        counted: whether the very first line says how many lines follow; a warning says if it is wrong.
 
     Returns:
         The values of each line.
@@ -59,7 +59,7 @@ def read_table(file: Path, columns: Columns, *, header: bool = False, counted: b
     lines = [(number, line.split()) for number, line in enumerate(_lines(file), 1) if line.strip()]
     count = None
     if counted:
-        (count,) = _parse(file, *(lines[0] if lines else (1, [])), {"number of images": whole_number})
+        (count,) = _parse(file, *(lines[0] if lines else (1, [])), {"number of images": parse_whole_number})
         del lines[0]
     if header and lines and not _parses(lines[0][1], columns):
         del lines[0]
@@ -86,26 +86,26 @@ def read_mat(file: Path) -> dict[str, Any]:
     """Read a MATLAB file, with the variables squeezed.
 
     Raises:
-        InputError: if it is no such file; it names it.
+        InputError: if the file cannot be read; it names the file.
     """
     try:
         content: dict[str, Any] = loadmat(str(file), squeeze_me=True)
-    except Exception as error:  # OSError, ValueError, NotImplementedError, zlib.error, ...: as the damage will have it
+    except Exception as error:  # OSError, ValueError, NotImplementedError, zlib.error, ...: depending on the damage
         raise InputError(f"cannot read {str(file)!r}: {error}") from error
     return content
 
 
-def mat_rows(file: Path, variable: str, columns: Columns) -> Iterator[tuple[Any, ...]]:
-    """Give some fields of the rows of a struct array in a MATLAB file.
+def read_mat_rows(file: Path, variable: str, columns: Columns) -> Iterator[tuple[Any, ...]]:
+    """Yield some fields of the rows of a struct array in a MATLAB file.
 
     Raises:
-        InputError: if there is no such variable or field, or a value is of another kind; it names the row from 1.
+        InputError: if there is no such variable or field, or a value does not parse; it names the row, counted from 1.
     """
     content = read_mat(file)
     if variable not in content:
         names = [name for name in content if not name.startswith("__")]
         raise InputError(f"{str(file)!r} has no variable {variable!r}, only {names}")
-    rows = np.atleast_1d(content[variable])  # squeezing leaves nothing of a single row's axis
+    rows = np.atleast_1d(content[variable])  # squeezing removes the axis of a single row
     fields = rows.dtype.names or ()
     if lacking := [name for name in columns if name not in fields]:
         raise InputError(f"{variable!r} of {str(file)!r} has no field {lacking[0]!r}, only {list(fields)}")
@@ -136,6 +136,6 @@ def _convert(fields: Sequence[str], columns: Columns) -> tuple[Any, ...]:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8-sig", errors="replace").split("\n")  # an odd name is missed, and named
+        return file.read_text(encoding="utf-8-sig", errors="replace").split("\n")  # an odd name is found missing later
     except OSError as error:
         raise InputError(f"cannot read {str(file)!r}: {error}") from error

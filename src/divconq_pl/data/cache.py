@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from divconq_pl.data.dataset import FileDataset, RetrievalDataset
-from divconq_pl.data.parquet import parquet_file, read_parquet_rgb
+from divconq_pl.data.parquet import find_parquet_file, read_parquet_rgb
 from divconq_pl.data.transforms import CacheableTransform
 from divconq_pl.errors import InputError
 
@@ -38,28 +38,28 @@ FORMAT_VERSION = 1
 
 _HEADER_SIZE = 256
 _RECORD = struct.Struct("<QI")
-"""What is known of an image: the version of its file, 0 if there is none yet; the CRC-32 of its pixels."""
+"""The record of an image: the version of its file, 0 while there are no pixels; the CRC-32 of the pixels."""
 
 
-def cached(data: RetrievalDataset, folder: str | Path) -> RetrievalDataset:
-    """Keep the pixels that the fixed part of the transform gives, and do only the rest each time.
+def cache_pixels(data: RetrievalDataset, folder: str | Path) -> RetrievalDataset:
+    """Keep the pixels that the fixed part of the transform gives, and compute only the rest each time.
 
     The pixels lie in one file, which has room for all images from the beginning and is filled as they are first asked
     for, by any number of workers and runs at once. The name of the file depends on the names of the images and the
     geometry of the transform (and the libraries that decode and resample), and each image is kept with the size and
-    time of its file, so that none is ever out of date. Where the file cannot be made or filled, images are decoded each
-    time, which is said.
+    time of its file, so that none is ever out of date. Where the file cannot be made or filled, a warning says so
+    and images are decoded each time.
 
     Args:
         data: images in files, under a :class:`~divconq_pl.data.CacheableTransform`.
         folder: where the file goes; made if it is missing. What is in it may be deleted at any time.
 
     Returns:
-        The same images, labels and names; each tensor equal to the uncached one in every bit.
+        The same images, labels and names; each tensor is bit for bit what it is without the cache.
 
     Raises:
-        InputError: if ``data`` is of another kind, an image cannot be read, or the geometry does not give all images
-            one shape.
+        InputError: if ``data`` is of another kind, an image cannot be read, or the geometry gives images of different
+            shapes.
     """
     transform = data.transform
     if not isinstance(data, FileDataset) or not isinstance(transform, CacheableTransform):
@@ -75,7 +75,7 @@ def cached(data: RetrievalDataset, folder: str | Path) -> RetrievalDataset:
 
 
 class CachedDataset(RetrievalDataset):
-    """Images of which the pixels are kept; under another transform they are read anew. Made by :func:`cached`."""
+    """Images whose pixels are kept; under another transform they are decoded again. Made by :func:`cache_pixels`."""
 
     def __init__(self, data: FileDataset, transform: CacheableTransform, folder: Path) -> None:
         super().__init__(data.targets, data.classes, transform)
@@ -83,11 +83,11 @@ class CachedDataset(RetrievalDataset):
         self._rows = data._rows
         self._cached = transform
         self._versions = np.zeros(len(data._files), dtype=np.uint64)
-        file_of, version = parquet_file if data._read is read_parquet_rgb else str, cache(_version)
+        file_of, version = find_parquet_file if data._read is read_parquet_rgb else str, cache(_fingerprint)
         for row in self._rows.tolist():
             self._versions[row] = version(file_of(data._files[row]))
         shape = self._pixels(int(self._rows[0])).shape
-        self._file = PixelFile(folder, shape, _description(data, transform), self._versions)
+        self._file = PixelFile(folder, shape, _describe_pixels(data, transform), self._versions)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Return the transformed image and its label."""
@@ -126,13 +126,13 @@ class PixelFile:
     full or fails. A record is written after its pixels and holds their checksum, so that half an image is never used.
 
     Args:
-        folder: where it lies.
+        folder: the folder it lies in.
         shape: of the pixels of an image.
         description: what the pixels depend on besides the contents of the image files.
-        versions: what changes with the contents of each image file; 0 for one that is not asked for, shape (N,).
+        versions: a number that changes with each image file, shape (N,); 0 where the image is not used.
 
     Raises:
-        OSError: if the file is not there and cannot be made.
+        OSError: if the file does not exist and cannot be made.
     """
 
     def __init__(self, folder: Path, shape: torch.Size, description: str, versions: NDArray[np.uint64]) -> None:
@@ -146,7 +146,7 @@ class PixelFile:
         self._size = self._first + prod(shape) * len(versions)
         self._reported: set[str] = set()
         if not hasattr(os, "pread"):
-            raise OSError("this system cannot read a file at a place")
+            raise OSError("this system cannot read from a position in a file")
         if not self._is_whole():
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{self.path}.lock"):
@@ -156,7 +156,7 @@ class PixelFile:
         self._report_changes()
 
     def read(self, row: int) -> Tensor | None:
-        """Return the pixels of an image, uint8; None if they are not there, or not those of the file as it is."""
+        """Return the pixels of an image, uint8; None if they are not there or out of date."""
         try:
             record = os.pread(self._descriptor, _RECORD.size, self._record_at(row))
             if len(record) < _RECORD.size:
@@ -244,7 +244,7 @@ class PixelFile:
         self._writable, self._descriptor = self._open()
 
 
-def _version(file: str) -> int:
+def _fingerprint(file: str) -> int:
     try:
         status = os.stat(file)
     except OSError as error:
@@ -253,7 +253,7 @@ def _version(file: str) -> int:
     return int.from_bytes(digest.digest(), "little") or 1
 
 
-def _description(data: FileDataset, transform: CacheableTransform) -> str:
+def _describe_pixels(data: FileDataset, transform: CacheableTransform) -> str:
     """Name all that pixels depend on besides the contents of the files."""
     names = hashlib.sha256("\0".join(os.path.abspath(file) for file in data._files).encode(errors="surrogateescape"))
     libraries = [torch.__version__, torchvision.__version__, PIL.__version__, PIL.features.version("jpg")]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from divconq_pl.data.annotations import Columns, known, mat_rows, read_csv, read_mat, whole_number
+from divconq_pl.data.annotations import Columns, parse_known, parse_whole_number, read_csv, read_mat, read_mat_rows
 from divconq_pl.data.layouts import Labelled, Layout, Parts, Places
-from divconq_pl.data.parquet import parquet_image, parquet_labels, read_parquet_rgb
+from divconq_pl.data.parquet import name_parquet_image, read_parquet_labels, read_parquet_rgb
 from divconq_pl.data.published import Benchmark
 
 TRAIN_CLASSES = 98
@@ -18,7 +18,7 @@ TRAIN_CLASSES = 98
 class Cars196(Benchmark):
     """Read CARS196 (Krause et al., 2013): models 1 to 98 for training, 99 to 196 for the test.
 
-    The images that the data set itself calls train and test are put together before. Copies differ in how they number
+    The images that the data set itself calls train and test are put together first. Copies differ in how they number
     the images; each is read by its own annotations. For the arguments see
     :class:`~divconq_pl.data.published.Benchmark`.
 
@@ -46,7 +46,7 @@ class Cars196(Benchmark):
                     "test annotations": _in_devkit("cars_test_annos_withlabels.mat"),
                 },
                 _read_train_and_test,
-                note="cars_test_annos.mat has no classes, and cars_annos.mat is of other file names",
+                note="cars_test_annos.mat has no classes, and cars_annos.mat names other files",
             ),
             Layout(
                 "folders of classes",
@@ -66,7 +66,7 @@ class Cars196(Benchmark):
             ),
         ]
 
-    def published(self) -> dict[str, tuple[int, int]]:
+    def published_counts(self) -> dict[str, tuple[int, int]]:
         """Return the numbers of images and classes."""
         return {"train": (8054, 98), "test": (8131, 98)}
 
@@ -77,7 +77,7 @@ def _in_devkit(name: str) -> tuple[str, ...]:
 
 def _read_all_in_one(places: Places) -> Parts:
     file, folder = places["annotations"], places["folder"]
-    rows = mat_rows(file, "annotations", {"relative_im_path": str, "class": whole_number})
+    rows = read_mat_rows(file, "annotations", {"relative_im_path": str, "class": parse_whole_number})
     return _split([(class_id, str(folder / Path(path).name)) for path, class_id in rows], _class_names(file))
 
 
@@ -85,8 +85,8 @@ def _read_train_and_test(places: Places) -> Parts:
     images = [
         (class_id, str(places[part] / name))
         for part in ("train", "test")
-        for name, class_id in mat_rows(
-            places[f"{part} annotations"], "annotations", {"fname": str, "class": whole_number}
+        for name, class_id in read_mat_rows(
+            places[f"{part} annotations"], "annotations", {"fname": str, "class": parse_whole_number}
         )
     ]
     meta = places["train annotations"].with_name("cars_meta.mat")
@@ -97,8 +97,8 @@ def _read_folders_of_classes(places: Places) -> Parts:
     names = {class_id: name for class_id, (name,) in enumerate(read_csv(places["names"], {"class name": str}), 1)}
     columns: Columns = {
         "file": str,
-        **dict.fromkeys(("x1", "y1", "x2", "y2"), whole_number),
-        "named class": known(names),
+        **dict.fromkeys(("x1", "y1", "x2", "y2"), parse_whole_number),
+        "named class": parse_known(names),
     }
     images = [
         (class_id, str(places["folder"] / part / names[class_id].replace("/", "-") / file))
@@ -111,7 +111,12 @@ def _read_folders_of_classes(places: Places) -> Parts:
 def _read_parquet(places: Places) -> Parts:
     files = [file for part in ("train", "test") for file in sorted(places[part].glob(f"{part}-*.parquet"))]
     return _split(
-        [(label + 1, parquet_image(file, row)) for file in files for row, label in enumerate(parquet_labels(file))], {}
+        [
+            (label + 1, name_parquet_image(file, row))
+            for file in files
+            for row, label in enumerate(read_parquet_labels(file))
+        ],
+        {},
     )
 
 

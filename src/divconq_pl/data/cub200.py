@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from divconq_pl.data.annotations import known, read_table, whole_number
+from divconq_pl.data.annotations import parse_known, parse_whole_number, read_table
 from divconq_pl.data.download import Archive
 from divconq_pl.data.layouts import Labelled, Layout, Parts, Places
 from divconq_pl.data.published import Benchmark
@@ -41,17 +41,19 @@ class CUB200(Benchmark):
         }
         return [Layout("as published", needs, _read)]
 
-    def published(self) -> dict[str, tuple[int, int]]:
+    def published_counts(self) -> dict[str, tuple[int, int]]:
         """Return the numbers of images and classes."""
         return {"train": (5864, 100), "test": (5924, 100)}
 
 
 def _read(places: Places) -> Parts:
     # Driven by the lists, since some copies hold more files than these name.
-    names = dict(read_table(places["classes"], {"class id": whole_number, "class name": str}))
-    labels = dict(read_table(places["labels"], {"image id": whole_number, "id of a named class": known(names)}))
+    names = dict(read_table(places["classes"], {"class id": parse_whole_number, "class name": str}))
+    labels = dict(
+        read_table(places["labels"], {"image id": parse_whole_number, "id of a named class": parse_known(names)})
+    )
     parts: Parts = {"train": [], "test": []}
-    for image_id, path in read_table(places["images"], {"id of a labelled image": known(labels), "path": str}):
+    for image_id, path in read_table(places["images"], {"id of a labelled image": parse_known(labels), "path": str}):
         class_id = labels[image_id]
         part = parts["train" if class_id <= TRAIN_CLASSES else "test"]
         part.append(Labelled(class_id, names[class_id], os.path.join(places["folder"], path)))

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from divconq_pl.core.sampling import ClusterBatchSampler, check_batch
-from divconq_pl.data.cache import cached
+from divconq_pl.data.cache import cache_pixels
 from divconq_pl.data.dataset import RetrievalDataset, Splits, SplitSource, Transform
 from divconq_pl.errors import InputError
 
@@ -34,11 +34,11 @@ class RetrievalDataModule(pl.LightningDataModule):
         validate_on: ``"val"``, the validation part, or ``"test"``, the test part: an epoch that is chosen by it has
             seen the test classes, which inflates the results, as those of most papers are. None to validate on nothing.
         cache_dir: folder for decoded and resized images, so that a division and an evaluation read them instead; see
-            :func:`~divconq_pl.data.cached`. None to decode them each time.
+            :func:`~divconq_pl.data.cache_pixels`. None to decode them each time.
         seed: seed of the batches and of random transforms, which depend on it, the image and the epoch alone.
 
     Raises:
-        InputError: if ``images_per_class`` does not divide ``batch_size``, or a number is too small.
+        InputError: if ``images_per_class`` does not divide ``batch_size``, or a number is out of range.
 
     Example:
         >>> data = RetrievalDataModule(Glyphs(num_classes=10))  # doctest: +SKIP
@@ -98,11 +98,11 @@ class RetrievalDataModule(pl.LightningDataModule):
         return test if isinstance(test, tuple) else (test,)
 
     def prepare_data(self) -> None:
-        """Let one process per machine fill the caches."""
+        """Make the parts once per machine, which fills the caches."""
         _ = self.splits
 
     def setup(self, stage: str | None = None) -> None:
-        """Make the parts, unless they are there."""
+        """Make the parts, if that has not happened yet."""
         _ = self.splits
 
     def train_dataloader(self) -> Loader:
@@ -122,11 +122,11 @@ class RetrievalDataModule(pl.LightningDataModule):
         """Return what to validate on in order; an empty list if there is nothing."""
         if self.validate_on == "test":
             return self.test_dataloader()
-        return [] if not self.validates or self.splits.val is None else self._evaluation(self.splits.val)
+        return [] if not self.validates or self.splits.val is None else self._evaluation_loader(self.splits.val)
 
     def test_dataloader(self) -> Loader | list[Loader]:
         """Return the test part in order; [query, gallery] where it has these."""
-        loaders = [self._evaluation(part) for part in self.tested]
+        loaders = [self._evaluation_loader(part) for part in self.tested]
         return loaders if len(loaders) > 1 else loaders[0]
 
     def predict_dataloader(self) -> Loader | list[Loader]:
@@ -137,15 +137,15 @@ class RetrievalDataModule(pl.LightningDataModule):
         """Return the training images in their order under the test transform, for the division's feature pass."""
         return self._under_test_transform(self.splits.train)
 
-    def _evaluation(self, data: RetrievalDataset) -> Loader:
+    def _evaluation_loader(self, data: RetrievalDataset) -> Loader:
         return self._loader(self._under_test_transform(data), batch_size=self.eval_batch_size)
 
     def _under_test_transform(self, data: RetrievalDataset) -> RetrievalDataset:
         data = data.with_transform(self.test_transform)
-        return data if self.cache_dir is None else cached(data, self.cache_dir)
+        return data if self.cache_dir is None else cache_pixels(data, self.cache_dir)
 
     def _loader(self, data: RetrievalDataset, **batching: Any) -> Loader:
-        workers = self._workers() if self.num_workers is None else self.num_workers
+        workers = self._count_workers() if self.num_workers is None else self.num_workers
         return DataLoader(
             data,
             num_workers=workers,
@@ -154,7 +154,7 @@ class RetrievalDataModule(pl.LightningDataModule):
             **batching,
         )
 
-    def _workers(self) -> int:
+    def _count_workers(self) -> int:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(16, cores // (self.trainer.num_devices if self.trainer else 1))
 

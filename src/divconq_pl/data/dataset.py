@@ -79,7 +79,7 @@ class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
         return self._image(int(self._rows[index]))
 
     def name_of(self, index: int) -> str:
-        """Return what identifies the image to a reader: its path, or its class and origin."""
+        """Return a name that a reader can find the image by: its path, or its class and origin."""
         return self._name(int(self._rows[index]))
 
     def with_transform(self, transform: Transform | None) -> Self:
@@ -134,7 +134,7 @@ class ArrayDataset(RetrievalDataset):
         images: uint8, shape (N, height, width) or (N, height, width, 3).
         targets: label of each image, shape (N,).
         classes: name of each class.
-        origins: where each image is from, length N, named together with its class.
+        origins: where each image comes from, length N; part of its name.
         transform: image to tensor.
     """
 
@@ -165,7 +165,7 @@ class FileDataset(RetrievalDataset):
         targets: label of each image, shape (N,).
         classes: name of each class.
         transform: image to tensor.
-        read: what makes an RGB image of an entry of ``files``; a function of a module, so that workers can be sent it.
+        read: turns an entry of ``files`` into an RGB image; a function of a module, so that it can be sent to workers.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class FileDataset(RetrievalDataset):
 
 @contextmanager
 def random_numbers(seed: str) -> Iterator[None]:
-    """Let ``random`` and torch (on the CPU) begin at a seed, and go on afterwards as if nothing had been.
+    """Let ``random`` and torch (on the CPU) begin at a seed, and go on afterwards as if nothing had happened.
 
     These are what the transforms of torchvision draw from.
     """
@@ -207,14 +207,14 @@ def random_numbers(seed: str) -> Iterator[None]:
 
 
 def read_rgb(file: str | Path | BinaryIO, name: str | None = None) -> Image.Image:
-    """Decode an image file to RGB; what is transparent keeps its own colour.
+    """Decode an image file to RGB; transparent pixels keep their own colour.
 
     Args:
         file: path of the file, or the open file.
         name: how to name it in an error; by default its path.
 
     Raises:
-        InputError: if the file is missing, truncated or no image; it names the file.
+        InputError: if the file is missing, truncated or not an image; it names the file.
     """
     try:
         with Image.open(file) as image:
@@ -231,7 +231,7 @@ def read_rgb(file: str | Path | BinaryIO, name: str | None = None) -> Image.Imag
 class Splits:
     """The parts of a data set, each labelled from 0 by itself.
 
-    A class is known by its name: what is trained on is never evaluated on.
+    Classes are compared by name: none that is trained on is evaluated on.
 
     Args:
         train: training images.
@@ -248,7 +248,7 @@ class Splits:
     test: RetrievalDataset | tuple[RetrievalDataset, RetrievalDataset]
 
     def __post_init__(self) -> None:
-        """Refuse parts in which there is nothing to tell apart, and an evaluation on what was trained on."""
+        """Refuse parts with a single class, and an evaluation on classes that are trained on."""
         query, gallery = self.test if isinstance(self.test, tuple) else (self.test, self.test)
         if query.classes != gallery.classes:
             raise InputError("query and gallery must have the same list of class names")

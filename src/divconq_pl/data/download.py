@@ -28,9 +28,9 @@ from divconq_pl.errors import InputError
 TIMEOUT = 10.0
 """Seconds that a server may stay silent."""
 PATIENCE = 4
-"""How many times in a row a connection may break without having brought anything."""
+"""How many times in a row a connection may break before any data arrives."""
 PAUSE = 1.0
-"""Seconds before a broken connection is made again; doubled with each one in a row that brought nothing."""
+"""Seconds to wait before connecting again; doubled after each connection in a row that brought nothing."""
 
 _CHUNK = 1 << 18
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -57,7 +57,7 @@ class Archive:
 def fetch(archive: Archive, root: Path) -> None:
     """Download an archive into a folder, unless it is there, check it and unpack it beside itself.
 
-    What has come of an interrupted download stays as ``<file_name>.part`` and is continued by the next call. An archive
+    What an interrupted download has brought stays as ``<file_name>.part`` and is continued by the next call. An archive
     that a user has put into ``root`` is checked and unpacked without a network. Its contents appear in ``root`` when
     all is unpacked, and the archive is kept. Processes that fetch the same one wait for each other.
 
@@ -82,13 +82,13 @@ def fetch(archive: Archive, root: Path) -> None:
         raise InputError(f"cannot write {str(root)!r}: {error}") from error
 
 
-def _by_hand(archive: Archive, path: Path) -> str:
+def _explain_by_hand(archive: Archive, path: Path) -> str:
     size = tqdm.format_sizeof(archive.size, "B")
     return f"download {archive.url} ({size}) yourself, to {str(path)!r}, and run this again"
 
 
 def _download(archive: Archive, path: Path) -> None:
-    """Bring the rest of a file, in as many connections as it takes, and give it its name once it is right."""
+    """Download the rest of a file, in as many connections as it takes, and rename it once its checksum is right."""
     part = path.with_name(f"{path.name}.part")
     if part.exists() and part.stat().st_size > archive.size:
         part.unlink()
@@ -96,7 +96,7 @@ def _download(archive: Archive, path: Path) -> None:
         failures, reached = 0, False
         while (there := file.tell()) < archive.size:
             bar.n = there
-            with _enough_space(path.parent, archive.size - there, "downloading"):
+            with _ensure_space(path.parent, archive.size - there, "downloading"):
                 try:
                     with _connect(archive, there) as response:
                         reached = True
@@ -104,16 +104,18 @@ def _download(archive: Archive, path: Path) -> None:
                     reason = "the connection was closed"
                 except HTTPError as error:
                     reason, reached = str(error), True
-                    if error.code == 416:  # what is there is no beginning of what the server has
+                    if error.code == 416:  # the part that is there is not the beginning of the server's file
                         _empty(file)
                     elif error.code < 500 and error.code not in (408, 429):
-                        raise InputError(f"{archive.url} is refused ({reason}); {_by_hand(archive, path)}") from error
+                        raise InputError(
+                            f"{archive.url} is refused ({reason}); {_explain_by_hand(archive, path)}"
+                        ) from error
                 except _Broken as error:
                     reason = str(error)
                     if not reached:
                         raise InputError(
                             f"cannot reach {urlsplit(archive.url).netloc} ({reason}); without a network, "
-                            f"{_by_hand(archive, path)}"
+                            f"{_explain_by_hand(archive, path)}"
                         ) from error
                 file.flush()
             failures = 0 if file.tell() > there else failures + 1
@@ -140,7 +142,7 @@ def _connect(archive: Archive, start: int) -> HTTPResponse:
     """Ask for the bytes from ``start`` on.
 
     Raises:
-        HTTPError: if the server says no.
+        HTTPError: if the server refuses.
         _Broken: if there is no answer.
     """
     headers = {"User-Agent": "divconq_pl", "Accept-Encoding": "identity"}
@@ -156,18 +158,18 @@ def _connect(archive: Archive, start: int) -> HTTPResponse:
 
 
 def _receive(archive: Archive, response: HTTPResponse, file: BinaryIO, bar: tqdm[None]) -> None:
-    """Append what comes, from the beginning where the server does not continue.
+    """Append what arrives; start again where the server does not continue.
 
     Raises:
-        InputError: if it is another file than that which was published.
+        InputError: if it is not the file that was published.
         _Broken: if the connection breaks.
     """
     continued, _, total = response.headers.get("Content-Range", "").partition("/")
     announced = total if response.status == 206 else response.headers.get("Content-Length", "")
     if announced.isdecimal() and int(announced) != archive.size:
         raise InputError(
-            f"{archive.url} has {announced} bytes, but the published file has {archive.size}; get that one from "
-            f"elsewhere and put it to {file.name.removesuffix('.part')!r}"
+            f"{archive.url} has {announced} bytes, but the published file has {archive.size}; find that one "
+            f"elsewhere and save it as {file.name.removesuffix('.part')!r}"
         )
     if response.status == 206 and not continued.startswith(f"bytes {file.tell()}-"):
         _empty(file)
@@ -236,7 +238,7 @@ def _unpack_tar(path: Path, folder: Path) -> None:
             is_link = member.issym() or member.islnk()
             _refuse_unless(member.isreg() or member.isdir() or (is_link and has_filter), path, member.name)
         size = sum(member.size for member in members)
-        with _enough_space(folder, size, "unpacking"), _bar(size, f"Unpacking {path.name}") as bar:
+        with _ensure_space(folder, size, "unpacking"), _bar(size, f"Unpacking {path.name}") as bar:
             for member in members:
                 if has_filter:
                     archive.extract(member, folder, filter="data")  # refuses links that lead outside
@@ -253,7 +255,7 @@ def _unpack_zip(path: Path, folder: Path) -> None:
             kind = stat.S_IFMT(member.external_attr >> 16)
             _refuse_unless(kind in (0, stat.S_IFREG, stat.S_IFDIR), path, member.filename)
         size = sum(member.file_size for member in members)
-        with _enough_space(folder, size, "unpacking"), _bar(size, f"Unpacking {path.name}") as bar:
+        with _ensure_space(folder, size, "unpacking"), _bar(size, f"Unpacking {path.name}") as bar:
             for member in members:
                 archive.extract(member, folder)
                 bar.update(member.file_size)
@@ -263,8 +265,8 @@ def _refuse_unless(kind_is_safe: bool, path: Path, name: str) -> None:
     parts = PureWindowsPath(name)  # takes both slashes for separators
     if not kind_is_safe or parts.anchor or ".." in parts.parts:
         raise InputError(
-            f"{str(path)!r} has the member {name!r}, which is no file or would lie outside of the folder; it is not "
-            "unpacked"
+            f"{str(path)!r} has the member {name!r}, which is neither a file nor a folder, or would lie outside; "
+            "the archive is not unpacked"
         )
 
 
@@ -279,7 +281,7 @@ def _move(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def _enough_space(folder: Path, needed: int, doing: str) -> Iterator[None]:
+def _ensure_space(folder: Path, needed: int, doing: str) -> Iterator[None]:
     """Refuse what will not fit on the disk, before it is tried or when the disk runs full."""
     free = shutil.disk_usage(folder).free
     message = f"{doing} needs {tqdm.format_sizeof(needed, 'B')} on the disk of {str(folder)!r}, but "

@@ -69,9 +69,7 @@ class Glyphs:
     Args:
         root: the cache folder; by default :func:`cache_folder`.
         num_classes: number of characters over all parts; None for all, about 2,100.
-        images_per_class: upper bound on the images of a class, drawn at random; None for all, 12 to 16 times
-            ``images_per_typeface``.
-        images_per_typeface: images of a character in one typeface, each with its own rotation, scale and shift.
+        images_per_class: upper bound on the images of a class, drawn at random; None for all, 12 to 16.
         rotation: largest rotation in degrees, to either side. With 180 the orientation becomes a strong latent factor
             (and a rotated 6 a 9).
         size: height and width of the images in pixels.
@@ -90,9 +88,8 @@ class Glyphs:
         self,
         root: str | Path | None = None,
         *,
-        num_classes: int | None = 400,
+        num_classes: int | None = 1000,
         images_per_class: int | None = None,
-        images_per_typeface: int = 1,
         rotation: float = 15.0,
         size: int = 32,
         val_fraction: float = 0.2,
@@ -107,14 +104,11 @@ class Glyphs:
             raise InputError(f"size={size} is too small to tell characters apart; use 8 pixels or more")
         if images_per_class is not None and images_per_class < 2:
             raise InputError(f"images_per_class={images_per_class} leaves no pair of a class; use 2 or more")
-        if images_per_typeface < 1:
-            raise InputError(f"images_per_typeface={images_per_typeface} leaves no image; use 1 or more")
         if num_classes is not None and num_classes < 4:
             raise InputError(f"num_classes={num_classes} is too few to train and test on; use 4 or more")
         self.root = cache_folder() if root is None else Path(root).expanduser()
         self.num_classes = num_classes
         self.images_per_class = images_per_class
-        self.images_per_typeface = images_per_typeface
         self.rotation = float(rotation)
         self.size = size
         self.val_fraction = val_fraction
@@ -161,7 +155,6 @@ class Glyphs:
                 "version": FORMAT_VERSION,
                 "num_classes": self.num_classes,
                 "images_per_class": self.images_per_class,
-                "images_per_typeface": self.images_per_typeface,
                 "rotation": self.rotation,
                 "size": self.size,
                 "seed": self.seed,
@@ -216,13 +209,13 @@ class Glyphs:
         for code in tqdm(drawn.tolist(), desc="Rendering glyphs", unit="class", disable=None):
             covered = {f: glyph for f, font in enumerate(fonts) if (glyph := _ink(FACES[f], font, code)) is not None}
             rng = np.random.default_rng([self.seed, code])
-            jitter = rng.uniform(-1, 1, size=(self.images_per_typeface, len(FACES), 4))
-            chosen = [(copy, f) for copy in range(self.images_per_typeface) for f in covered]
+            jitter = rng.uniform(-1, 1, size=(len(FACES), 4))
+            chosen = list(covered)
             if self.images_per_class is not None:
                 keep = np.random.default_rng([self.seed, code, 1]).permutation(len(chosen))[: self.images_per_class]
                 chosen = [chosen[i] for i in sorted(keep)]
-            for copy, f in chosen:
-                images.append(_place(covered[f], self.size, self.rotation, jitter[copy, f]))
+            for f in chosen:
+                images.append(_place(covered[f], self.size, self.rotation, jitter[f]))
                 codes.append(code)
                 faces.append(f)
         return _Rendered(np.stack(images), np.array(codes, dtype=np.int64), np.array(faces, dtype=np.int64))

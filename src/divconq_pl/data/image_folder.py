@@ -16,11 +16,11 @@ from divconq_pl.data.samples import (
     OnBadImage,
     check_gallery,
     check_on_bad_image,
-    first,
-    folders,
+    find_single,
+    find_unreadable,
     is_visible,
-    single,
-    unreadable,
+    join_first,
+    list_folders,
 )
 from divconq_pl.data.splitting import hold_out, split_by_class
 from divconq_pl.errors import InputError
@@ -39,13 +39,13 @@ class ImageFolder:
     - ``<root>/train/...``, ``<root>/query/...`` and ``<root>/gallery/...``, possibly ``<root>/val/...``: each query
       image looks for its class in the gallery.
 
-    Where nothing says which classes are for validation, a share of the training classes is.
+    Where nothing says which classes are for validation, a share of the training classes is drawn.
 
     Args:
-        root: the folder; a folder that holds nothing but that folder will do.
+        root: the folder, or one that holds nothing else.
         train_classes: names of the training classes, for the first layout; by default those not listed elsewhere.
-        val_classes: names of the validation classes, likewise; an empty list for none.
-        test_classes: names of the test classes, likewise.
+        val_classes: the same for the validation classes; an empty list for none.
+        test_classes: the same for the test classes.
         val_fraction: share of the classes (of the training classes, if the test classes are given) for validation,
             0 for none.
         test_fraction: share of the classes for the test, for the first layout without lists.
@@ -99,36 +99,36 @@ class ImageFolder:
                 classes, or training classes are evaluated on.
         """
         root = _descend(self.root)
-        found = folders(root)
+        found = list_folders(root)
         if {"train", "query", "gallery"} <= set(found):
             layout: tuple[str, ...] = ("train", "query", "gallery")
         elif {"train", "test"} <= set(found):
             layout = ("train", "test")
         else:
-            return self._split_by_class(self._samples(root))
+            return self._split_by_class(self._list_samples(root))
         if self.train_classes is not None or self.test_classes is not None:
             raise InputError(f"{str(root)!r} has its own train folder; leave out train_classes and test_classes")
         if unused := [name for name in found if name not in (*layout, "val")]:
-            warnings.warn(f"{str(root)!r} is read by its folders {layout}; {unused} passed over", stacklevel=2)
-        parts = {name: self._samples(root / name) for name in (*layout, "val") if name in found}
+            warnings.warn(f"{str(root)!r} has the folders {layout}; {unused} are ignored", stacklevel=2)
+        parts = {name: self._list_samples(root / name) for name in (*layout, "val") if name in found}
         _warn_of_shared_classes(parts)
-        train = _dataset(parts["train"])
+        train = _make_dataset(parts["train"])
         if "val" not in parts:
-            return Splits(*self._hold_out(train), self._test_part(parts))
+            return Splits(*self._hold_out(train), self._make_test_part(parts))
         if self.fold is not None:
             raise InputError(f"{str(root)!r} has its own val folder; leave out fold")
-        return Splits(train, _dataset(parts["val"]), self._test_part(parts))
+        return Splits(train, _make_dataset(parts["val"]), self._make_test_part(parts))
 
-    def _test_part(self, parts: dict[str, list[Sample]]) -> FileDataset | tuple[FileDataset, FileDataset]:
+    def _make_test_part(self, parts: dict[str, list[Sample]]) -> FileDataset | tuple[FileDataset, FileDataset]:
         if "query" not in parts:
-            return _dataset(parts["test"])
+            return _make_dataset(parts["test"])
         query, gallery = parts["query"], parts["gallery"]
         classes = sorted({name for name, _ in (*query, *gallery)})
         check_gallery([name for name, _ in query], [name for name, _ in gallery], self.root)
-        return _dataset(query, classes), _dataset(gallery, classes)
+        return _make_dataset(query, classes), _make_dataset(gallery, classes)
 
     def _split_by_class(self, samples: list[Sample]) -> Splits:
-        data = _dataset(samples)
+        data = _make_dataset(samples)
         if self.train_classes is None and self.test_classes is None:
             return split_by_class(
                 data,
@@ -138,7 +138,7 @@ class ImageFolder:
                 num_folds=self.num_folds,
                 seed=self.seed,
             )
-        train, val, test = map(data.with_classes, self._listed_classes(data.classes))
+        train, val, test = map(data.with_classes, self._assign_classes(data.classes))
         if self.val_classes is not None:
             return Splits(train, val if val.classes else None, test)
         return Splits(*self._hold_out(train), test)
@@ -146,7 +146,7 @@ class ImageFolder:
     def _hold_out(self, train: FileDataset) -> tuple[FileDataset, FileDataset | None]:
         return hold_out(train, self.val_fraction, fold=self.fold, num_folds=self.num_folds, seed=self.seed)
 
-    def _listed_classes(self, classes: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    def _assign_classes(self, classes: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
         """Return the classes of each part; those not listed are for training or test, whichever has no list."""
         given = {"train": self.train_classes, "val": self.val_classes, "test": self.test_classes}
         lists = {part: list(names or ()) for part, names in given.items()}
@@ -161,12 +161,12 @@ class ImageFolder:
         rest = [name for name in classes if name not in set(listed)]
         return lists["train"] or rest, lists["val"], lists["test"] or rest
 
-    def _samples(self, folder: Path) -> list[Sample]:
+    def _list_samples(self, folder: Path) -> list[Sample]:
         """List the images of a folder of classes, sorted by class and file name."""
-        images = {name: _images(folder / name) for name in folders(folder)}
+        images = {name: _list_images(folder / name) for name in list_folders(folder)}
         empty = [name for name, files in images.items() if not files]
         for name in empty:
-            if any(_images(folder / name / inner) for inner in folders(folder / name)):
+            if any(_list_images(folder / name / inner) for inner in list_folders(folder / name)):
                 raise InputError(f"{str(folder / name)!r} holds folders where images are expected; use {LAYOUTS}")
         samples = [(name, file) for name, files in images.items() for file in files]
         if not samples:
@@ -174,20 +174,20 @@ class ImageFolder:
             kinds = " ".join(IMG_EXTENSIONS)
             raise InputError(f"{str(folder)!r} has {what}; use {LAYOUTS}, with images that end in {kinds}")
         if empty:
-            warnings.warn(f"{len(empty)} folders of {str(folder)!r} hold no image: {first(empty)}", stacklevel=3)
+            warnings.warn(f"{len(empty)} folders of {str(folder)!r} hold no image: {join_first(empty)}", stacklevel=3)
         if self.on_bad_image == "skip":
-            bad = unreadable([file for _, file in samples], folder)
+            bad = find_unreadable([file for _, file in samples], folder)
             samples = [(name, file) for name, file in samples if file not in bad]
-        if folder.name not in ("query", "gallery") and (lone := single(name for name, _ in samples)):
+        if folder.name not in ("query", "gallery") and (lone := find_single(name for name, _ in samples)):
             warnings.warn(
-                f"{len(lone)} classes of {str(folder)!r} have a single image, which has no partner to be found: "
-                f"{first(lone)}",
+                f"{len(lone)} classes of {str(folder)!r} have a single image, which no other can find: "
+                f"{join_first(lone)}",
                 stacklevel=3,
             )
         return samples
 
 
-def _dataset(samples: Sequence[Sample], classes: Sequence[str] | None = None) -> FileDataset:
+def _make_dataset(samples: Sequence[Sample], classes: Sequence[str] | None = None) -> FileDataset:
     names = sorted({name for name, _ in samples}) if classes is None else classes
     label = {name: i for i, name in enumerate(names)}
     return FileDataset([file for _, file in samples], [label[name] for name, _ in samples], names)
@@ -196,9 +196,9 @@ def _dataset(samples: Sequence[Sample], classes: Sequence[str] | None = None) ->
 def _descend(root: Path) -> Path:
     """Go down as long as a folder holds a single folder which itself holds folders and no image."""
     folder = root
-    while len(names := folders(folder)) == 1:
+    while len(names := list_folders(folder)) == 1:
         inner = folder / names[0]
-        if _images(inner) or not folders(inner):
+        if _list_images(inner) or not list_folders(inner):
             break
         folder = inner
     if folder != root:
@@ -206,7 +206,7 @@ def _descend(root: Path) -> Path:
     return folder
 
 
-def _images(folder: Path) -> list[str]:
+def _list_images(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         return sorted(
             entry.path
@@ -221,6 +221,6 @@ def _warn_of_shared_classes(parts: dict[str, list[Sample]]) -> None:
     if shared := sorted(classes.get("val", set()) & tests):
         warnings.warn(
             f"{len(shared)} classes of 'val' are also in the test, so the best epoch is chosen by classes that are "
-            f"tested on: {first(shared)}",
+            f"tested on: {join_first(shared)}",
             stacklevel=3,
         )

@@ -1,10 +1,10 @@
-"""In-shop Clothes Retrieval: photographs of clothes, asked for by one set of photographs and found in another."""
+"""In-shop Clothes Retrieval: photographs of clothes, a set of queries and a gallery to search."""
 
 from __future__ import annotations
 
 import os
 
-from divconq_pl.data.annotations import Columns, known, read_table, whole_number
+from divconq_pl.data.annotations import Columns, parse_known, parse_whole_number, read_table
 from divconq_pl.data.layouts import Labelled, Layout, Parts, Places
 from divconq_pl.data.published import Benchmark
 
@@ -34,19 +34,19 @@ class InShop(Benchmark):
         }
         return [Layout("as published", needs, _read)]
 
-    def published(self) -> dict[str, tuple[int, int]]:
+    def published_counts(self) -> dict[str, tuple[int, int]]:
         """Return the numbers of images and items."""
         return {"train": (25_882, 3997), "query": (14_218, 3985), "gallery": (12_612, 3985)}
 
 
 def _read(places: Places) -> Parts:
     parts: Parts = {"train": [], "query": [], "gallery": []}
-    columns: Columns = {"image": str, "item": _item, "train|query|gallery": known(parts, str)}
+    columns: Columns = {"image": str, "item": _parse_item, "train|query|gallery": parse_known(parts, str)}
     for image, item, part in read_table(places["list"], columns, header=True, counted=True):
         path = os.path.join(places["folder"], image.removeprefix("img/"))
         parts[part].append(Labelled(item, f"id_{item:08}", path))
     return parts
 
 
-def _item(text: str) -> int:
-    return whole_number(text.removeprefix("id_"))
+def _parse_item(text: str) -> int:
+    return parse_whole_number(text.removeprefix("id_"))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from divconq_pl.data.samples import folders, is_visible
+from divconq_pl.data.samples import is_visible, list_folders
 from divconq_pl.errors import InputError
 
 
@@ -40,10 +40,11 @@ class Layout:
     Args:
         name: how to call it.
         needs: what must be there: a key for ``read``, and the places where it may be, relative to the root; the first
-            of them is used. A place with ``*`` is there if any name matches, and stands for the folder of the matches.
-        read: lists the images of each part, given where each key is.
-        note: what to know about it if it is incomplete.
-        read_image: makes an RGB image of what ``read`` gave; None if that is a file.
+            that exists is used. A place with ``*`` exists if any name matches; it stands for the folder of the
+            matches.
+        read: lists the images of each part; gets the place of each key.
+        note: what to know about a copy that is incomplete.
+        read_image: turns an ``image`` into an RGB image; None if it is the path of a file.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Layout:
         return f"{self.name} ({', '.join(places[0] for places in self.needs.values())})"
 
     def places(self, folder: Path) -> dict[str, list[Path]]:
-        """Return where in a folder each key is."""
+        """Return the places in a folder where each key is."""
         return {
             key: [found for place in places if (found := _look_up(folder, place)) is not None]
             for key, places in self.needs.items()
@@ -79,7 +80,7 @@ class Found(NamedTuple):
         places = {}
         for key, (used, *others) in self.layout.places(self.folder).items():
             if others:
-                warnings.warn(f"{str(used)!r} is used; {', '.join(map(str, others))} passed over", stacklevel=4)
+                warnings.warn(f"{str(used)!r} is used; {', '.join(map(str, others))} ignored", stacklevel=4)
             places[key] = used
         return self.layout.read(places)
 
@@ -89,13 +90,13 @@ def find_layout(root: Path, layouts: Sequence[Layout], home: str | None = None) 
 
     Args:
         root: the folder.
-        layouts: in which ways it may lie there.
-        home: name of the folder that the published archive unpacks to; that a root holds it goes without saying.
+        layouts: the ways in which it may lie there.
+        home: name of the folder that the published archive unpacks to; looked into without a warning.
 
     Raises:
         InputError: if it is there more than once.
     """
-    for distance, level in enumerate(_levels(root, home)):
+    for distance, level in enumerate(_walk_levels(root, home)):
         found = [Found(layout, f) for f in level for layout in layouts if all(layout.places(f).values())]
         if len(found) > 1:
             copies = " and ".join(f"{layout} in {str(folder)!r}" for layout, folder in found[:3])
@@ -107,9 +108,9 @@ def find_layout(root: Path, layouts: Sequence[Layout], home: str | None = None) 
     return None
 
 
-def not_found(root: Path, layouts: Sequence[Layout], home: str | None = None) -> str:
+def explain_missing(root: Path, layouts: Sequence[Layout], home: str | None = None) -> str:
     """Say for each layout what is missing in the folder that comes closest to it."""
-    level = [folder for level in _levels(root, home) for folder in level]
+    level = [folder for level in _walk_levels(root, home) for folder in level]
     said = []
     for layout in layouts:
         places = max((layout.places(folder) for folder in level), key=lambda p: sum(map(bool, p.values())), default={})
@@ -122,7 +123,7 @@ def not_found(root: Path, layouts: Sequence[Layout], home: str | None = None) ->
     return f"root={str(root)!r} has none of these layouts: {'; '.join(said)}{hint}"
 
 
-def _levels(root: Path, home: str | None) -> Iterator[list[Path]]:
+def _walk_levels(root: Path, home: str | None) -> Iterator[list[Path]]:
     if not root.is_dir():
         return
     level = [root]
@@ -134,8 +135,8 @@ def _levels(root: Path, home: str | None) -> Iterator[list[Path]]:
 
 def _folders_if_allowed(folder: Path) -> list[str]:
     try:
-        return folders(folder)
-    except PermissionError:  # a neighbour's; what is looked for is readable
+        return list_folders(folder)
+    except PermissionError:  # somebody else's; ours is readable
         return []
 
 

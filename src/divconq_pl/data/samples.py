@@ -1,4 +1,4 @@
-"""Images with their classes on the way to a data set: which are missing, broken, alone or never to be found."""
+"""Checks of images before they become a data set: which are missing, broken, or alone in their class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OnBadImage = Literal["stop", "skip"]
 
 
 def check_on_bad_image(value: str) -> None:
-    """Refuse what is neither ``"stop"`` nor ``"skip"``.
+    """Refuse a value that is neither ``"stop"`` nor ``"skip"``.
 
     Raises:
         InputError: for any other value.
@@ -28,8 +28,8 @@ def check_on_bad_image(value: str) -> None:
         raise InputError(f"on_bad_image={value!r} is unknown; choose 'stop' or 'skip'")
 
 
-def missing(files: Iterable[str]) -> list[str]:
-    """Return the files that are not to be seen; each folder is listed once, which is fast on network drives."""
+def find_missing(files: Iterable[str]) -> list[str]:
+    """Return the files that do not exist; each folder is listed once, which is fast on network drives."""
     listed: dict[str, set[str]] = {}
     gone = []
     for file in files:
@@ -42,7 +42,7 @@ def missing(files: Iterable[str]) -> list[str]:
     return gone
 
 
-def unreadable(images: Sequence[str], where: Path, read: Callable[[str], Any] = read_rgb) -> set[str]:
+def find_unreadable(images: Sequence[str], where: Path, read: Callable[[str], Any] = read_rgb) -> set[str]:
     """Decode every image once, warn of those that cannot be read, and return them.
 
     Args:
@@ -51,7 +51,7 @@ def unreadable(images: Sequence[str], where: Path, read: Callable[[str], Any] = 
         read: raises InputError for what cannot be read.
 
     Raises:
-        InputError: if not a single one can be read.
+        InputError: if none can be read.
     """
 
     def is_readable(image: str) -> bool:
@@ -68,18 +68,18 @@ def unreadable(images: Sequence[str], where: Path, read: Callable[[str], Any] = 
         raise InputError(f"none of the {len(bad)} images of {str(where)!r} can be read, such as {bad[0]!r}")
     if bad:
         warnings.warn(
-            f"{len(bad)} images of {str(where)!r} cannot be read and are left out: {first(bad)}", stacklevel=4
+            f"{len(bad)} images of {str(where)!r} cannot be read and are left out: {join_first(bad)}", stacklevel=4
         )
     return set(bad)
 
 
-def single(classes: Iterable[str]) -> list[str]:
-    """Return the classes that are named once, in their order."""
+def find_single(classes: Iterable[str]) -> list[str]:
+    """Return the classes with a single image, in their order."""
     return [name for name, count in Counter(classes).items() if count == 1]
 
 
 def check_gallery(query: Sequence[str], gallery: Iterable[str], where: Path) -> None:
-    """Compare the class of each query image with those of the gallery; warn of queries that nothing can answer.
+    """Compare the classes of query and gallery; warn of query images whose class is not in the gallery.
 
     Raises:
         InputError: if no class is in both.
@@ -89,20 +89,22 @@ def check_gallery(query: Sequence[str], gallery: Iterable[str], where: Path) -> 
     if len(query) == lost.total():
         raise InputError(f"no class of {str(where)!r} is both in query and in gallery; name them alike in both")
     if lost:
-        warnings.warn(f"{lost.total()} query images are of {len(lost)} classes not in the gallery", stacklevel=3)
+        warnings.warn(
+            f"{lost.total()} query images belong to {len(lost)} classes that are not in the gallery", stacklevel=3
+        )
 
 
-def folders(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder, sorted, without hidden ones and what macOS leaves beside."""
+def list_folders(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, sorted, without hidden ones and those of macOS."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if is_visible(entry.name) and entry.is_dir())
 
 
 def is_visible(name: str) -> bool:
-    """Tell real content from hidden files and from what macOS leaves beside it (``._*`` and ``__MACOSX``)."""
+    """Tell whether a name is neither hidden nor one that macOS adds (``._*`` and ``__MACOSX``)."""
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def first(names: Sequence[str]) -> str:
-    """Return the first few names in one line."""
+def join_first(names: Sequence[str]) -> str:
+    """Join the first few names to one line."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

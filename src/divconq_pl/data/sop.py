@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from divconq_pl.data.annotations import Columns, read_table, whole_number
+from divconq_pl.data.annotations import Columns, parse_whole_number, read_table
 from divconq_pl.data.download import Archive
 from divconq_pl.data.layouts import Labelled, Layout, Parts, Places
 from divconq_pl.data.published import Benchmark
@@ -48,13 +48,18 @@ class StanfordOnlineProducts(Benchmark):
             ),
         ]
 
-    def published(self) -> dict[str, tuple[int, int]]:
+    def published_counts(self) -> dict[str, tuple[int, int]]:
         """Return the numbers of images and classes."""
         return {"train": (59_551, 11_318), "test": (60_502, 11_316)}
 
 
 def _read(places: Places) -> Parts:
-    columns: Columns = {"image id": whole_number, "class id": whole_number, "super class id": whole_number, "path": str}
+    columns: Columns = {
+        "image id": parse_whole_number,
+        "class id": parse_whole_number,
+        "super class id": parse_whole_number,
+        "path": str,
+    }
     return {
         part: [
             Labelled(class_id, f"{path.split('/')[0]}/{class_id}", os.path.join(places["folder"], path))

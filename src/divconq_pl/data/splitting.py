@@ -34,7 +34,7 @@ def split_by_class(
         seed: seed of the draws.
 
     Raises:
-        InputError: if there are too few classes, the fractions are no shares of a whole, or there is no such fold.
+        InputError: if there are too few classes, a fraction is out of range, or there is no such fold.
     """
     if fold is None:
         train, val, test = map(data.with_classes, split_classes(data.classes, val_fraction, test_fraction, seed))
@@ -60,7 +60,7 @@ def split_classes(
         do not depend on ``val_fraction``.
 
     Raises:
-        InputError: if the fractions are no shares of a whole, or there are too few classes.
+        InputError: if a fraction is out of range, or there are too few classes.
 
     Example:
         >>> [len(part) for part in split_classes("abcdefghij", 0.2, 0.3, seed=0)]
@@ -88,7 +88,7 @@ def split_classes(
 def hold_out(
     data: Data, val_fraction: float = 0.2, *, fold: int | None = None, num_folds: int = 4, seed: int = 0
 ) -> tuple[Data, Data | None]:
-    """Set classes of the training data aside, by which the best epoch is chosen.
+    """Hold out classes of the training data, by which the best epoch is chosen.
 
     Choosing it by the test classes inflates the results ("A Metric Learning Reality Check", Musgrave et al., 2020).
 
@@ -121,7 +121,7 @@ def hold_out(
         if not 2 <= num_folds <= n // 2:
             raise InputError(f"num_folds={num_folds} must lie between 2 and {n // 2}; each needs 2 of the {n} classes")
         if not 0 <= fold < num_folds:
-            raise InputError(f"fold={fold} is none of the {num_folds} folds; use 0 to {num_folds - 1}")
+            raise InputError(f"fold={fold} is not one of the {num_folds} folds; use 0 to {num_folds - 1}")
         held = data.classes[fold * n // num_folds : (fold + 1) * n // num_folds]
         kept = [name for name in data.classes if name not in set(held)]
     return data.with_classes(kept), data.with_classes(held) if held else None

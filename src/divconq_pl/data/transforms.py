@@ -30,7 +30,7 @@ def glyph_train(*, augment: bool = True, channels: int = 1) -> v2.Compose:
         InputError: for another number of channels.
     """
     if channels not in (1, 3):
-        raise InputError(f"channels={channels} is not possible; use 1 or 3")
+        raise InputError(f"channels={channels} cannot be drawn; use 1 or 3")
     affine = [v2.RandomAffine(degrees=10, translate=(0.05, 0.05), scale=(0.9, 1.1), interpolation=_BILINEAR)]
     return v2.Compose(
         [
@@ -64,8 +64,8 @@ def image_train(
     expected = preprocessing or Preprocessing()
     crop = v2.RandomResizedCrop(size or expected.size, interpolation=v2.InterpolationMode(expected.interpolation))
     jitter = [v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), v2.RandomGrayscale(0.2)]
-    geometry = _pixels([crop, v2.RandomHorizontalFlip()], expected)
-    return v2.Compose([*geometry, *(jitter if color else []), *_normalised(expected)])
+    geometry = _make_geometry([crop, v2.RandomHorizontalFlip()], expected)
+    return v2.Compose([*geometry, *(jitter if color else []), *_make_normalise(expected)])
 
 
 def image_test(size: int | None = None, *, preprocessing: Preprocessing | None = None) -> CacheableTransform:
@@ -79,17 +79,17 @@ def image_test(size: int | None = None, *, preprocessing: Preprocessing | None =
     size = size or expected.size
     side = round(size * expected.resize / expected.size)
     resize = v2.Resize([side, side] if expected.squash else side, v2.InterpolationMode(expected.interpolation))
-    geometry = _pixels([resize, v2.CenterCrop(size)], expected)
-    return CacheableTransform(v2.Compose(geometry), v2.Compose(_normalised(expected)))
+    geometry = _make_geometry([resize, v2.CenterCrop(size)], expected)
+    return CacheableTransform(v2.Compose(geometry), v2.Compose(_make_normalise(expected)))
 
 
 @dataclass(frozen=True)
 class CacheableTransform:
-    """Keep what is costly and never changes apart from the rest, so that its result can be kept on disk.
+    """Separate the costly part that never changes from the rest, so that its result can be kept on disk.
 
     Args:
-        geometry: image to pixels: uint8, of one shape for all images, without chance. Two such that print alike must do
-            the same, since that is how :func:`~divconq_pl.data.cached` tells them apart.
+        geometry: image to pixels: uint8, of one shape for all images, nothing random. Two that print alike must do the
+            same, since :func:`~divconq_pl.data.cache_pixels` tells them apart by that.
         finish: pixels to what the network sees.
     """
 
@@ -97,17 +97,17 @@ class CacheableTransform:
     finish: Callable[[Tensor], Tensor]
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Do both."""
+        """Apply both."""
         return self.finish(self.geometry(image))
 
 
 _BILINEAR = v2.InterpolationMode.BILINEAR
 
 
-def _pixels(geometry: Sequence[v2.Transform], expected: Preprocessing) -> list[v2.Transform]:
-    """Resample bytes in a tensor, in a third of the time that Pillow takes, from which it differs by 1 at most.
+def _make_geometry(geometry: Sequence[v2.Transform], expected: Preprocessing) -> list[v2.Transform]:
+    """Let torch resample bytes, in a third of Pillow's time and with differences of 1 at most.
 
-    Pillow resamples in the ways that only it knows, or that it understands differently.
+    Pillow does it for the other interpolations, which torch lacks or does differently.
     """
     contiguous = v2.Lambda(torch.Tensor.contiguous)  # channel by channel, or normalising would take twice as long
     if expected.interpolation in ("bilinear", "bicubic"):
@@ -115,7 +115,7 @@ def _pixels(geometry: Sequence[v2.Transform], expected: Preprocessing) -> list[v
     return [*geometry, v2.PILToTensor(), contiguous]
 
 
-def _normalised(expected: Preprocessing) -> list[v2.Transform]:
+def _make_normalise(expected: Preprocessing) -> list[v2.Transform]:
     return [
         v2.ToDtype(torch.float32, scale=True),
         v2.Normalize(list(expected.mean), list(expected.std), inplace=True),

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from divconq_pl.data.annotations import Columns, read_table, whole_number
+from divconq_pl.data.annotations import Columns, parse_whole_number, read_table
 from divconq_pl.data.layouts import Labelled, Layout, Parts, Places
 from divconq_pl.data.published import Benchmark
 from divconq_pl.errors import InputError
@@ -51,13 +51,13 @@ class VehicleID(Benchmark):
         }
         return [Layout("as published", needs, _read)]
 
-    def published(self) -> dict[str, tuple[int, int]]:
+    def published_counts(self) -> dict[str, tuple[int, int]]:
         """Return the numbers of images and vehicles."""
         return {"train": (113_346, 13_164), "test": (IMAGES[self.test_list], VEHICLES[self.test_list])}
 
 
 def _read(places: Places) -> Parts:
-    columns: Columns = {"image id": str, "vehicle id": whole_number}  # image ids have leading zeros
+    columns: Columns = {"image id": str, "vehicle id": parse_whole_number}  # image ids have leading zeros
     return {
         part: [
             Labelled(vehicle, f"vehicle {vehicle}", os.path.join(places["folder"], f"{image}.jpg"))

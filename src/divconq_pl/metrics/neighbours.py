@@ -14,55 +14,50 @@ from divconq_pl.errors import InputError
 _BLOCK_BYTES = 64 * 2**20
 
 
-def neighbours(queries: Tensor, gallery: Tensor | None = None, *, k: int, block_size: int | None = None) -> Tensor:
+def neighbours(queries: Tensor, gallery: Tensor | None = None, *, k: int) -> Tensor:
     """Find each query's k nearest gallery images by Euclidean distance of the L2-normalised embeddings.
 
     Equally near images come in the order of their index. (Distances that differ only by rounding count as different.)
     On CPUs faiss searches where it is installed; anywhere else torch does.
 
     Args:
-        queries: Embeddings, shape (Q, d), of any float type and memory layout; compared in float32.
-        gallery: Embeddings to search, shape (G, d). None means leave-one-out: the other queries are the gallery, and
+        queries: embeddings, shape (Q, d), of any float type and memory layout; compared in float32.
+        gallery: embeddings to search, shape (G, d). None means leave-one-out: the other queries are the gallery, and
             each query itself is left out by its index, so that an exact duplicate of it still counts as a neighbour.
-        k: How many neighbours. With fewer images to be found, all of them are returned.
-        block_size: Queries compared at a time; by default as many as keep one block at 64 MB.
+        k: how many neighbours; where there are fewer images, all of them are returned.
 
     Returns:
-        Gallery indices, nearest first, int64, shape (Q, min(k, available)), on the device of `queries`.
+        Gallery indices, nearest first, int64, shape (Q, min(k, available)), on the device of ``queries``.
 
     Raises:
-        InputError: If shapes do not fit, k or block_size is below 1, or an embedding is NaN or infinite.
+        InputError: if shapes do not fit, k is below 1, or an embedding is NaN or infinite.
 
     Example:
         >>> neighbours(torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 1.0]]), k=2).tolist()
         [[2, 1], [2, 0], [0, 1]]
     """
     if k < 1:
-        raise InputError(f"k = {k} neighbours cannot be looked for: give a k of at least 1")
-    return torch.cat(list(neighbour_blocks(queries, gallery, k, block_size)))
+        raise InputError(f"k={k} asks for no neighbours; use 1 or more")
+    return torch.cat(list(neighbour_blocks(queries, gallery, k)))
 
 
 @torch.no_grad()
-def neighbour_blocks(
-    queries: Tensor, gallery: Tensor | None, k: int, block_size: int | None = None
-) -> Iterator[Tensor]:
-    """Yield what :func:`neighbours` returns, block by block, so that no more than a block is ever in memory."""
+def neighbour_blocks(queries: Tensor, gallery: Tensor | None, k: int) -> Iterator[Tensor]:
+    """Yield what :func:`neighbours` returns in blocks of queries, so that one block at a time is in memory."""
     own = torch.arange(len(queries), device=queries.device) if gallery is None else None
-    queries = checked_unit_rows(queries, "queries")
-    gallery = queries if gallery is None else checked_unit_rows(gallery, "gallery").to(queries.device)
+    queries = check_unit_rows(queries, "queries")
+    gallery = queries if gallery is None else check_unit_rows(gallery, "gallery").to(queries.device)
     if gallery.shape[1] != queries.shape[1]:
         raise InputError(
-            f"queries of width {queries.shape[1]} cannot be compared with a gallery of width {gallery.shape[1]}: "
+            f"queries of width {queries.shape[1]} cannot be compared with a gallery of width {gallery.shape[1]}; "
             "embed both with the same model"
         )
-    if block_size is not None and block_size < 1:
-        raise InputError(f"block_size = {block_size} compares nothing: give at least 1, or None")
     k = min(k, len(gallery) - (own is not None))
     faiss = _find_faiss() if queries.device.type == "cpu" and k > 0 else None
     if faiss is None:
-        yield from _by_torch(queries, own, gallery, k, block_size)
+        yield from _search_by_torch(queries, own, gallery, k)
     else:
-        yield from _by_faiss(faiss, queries, own, gallery, k, block_size)
+        yield from _search_by_faiss(faiss, queries, own, gallery, k)
 
 
 def _find_faiss() -> ModuleType | None:
@@ -82,33 +77,33 @@ def unit_rows(embeddings: Tensor) -> Tensor:
     return normalize(embeddings / peak.where(peak > 0, 1.0))
 
 
-def checked_unit_rows(embeddings: Tensor, name: str) -> Tensor:
-    """Return :func:`unit_rows` of embeddings that can be compared.
+def check_unit_rows(embeddings: Tensor, name: str) -> Tensor:
+    """Check that embeddings can be compared, and return their :func:`unit_rows`.
 
     Args:
-        embeddings: Shape (N, d) with N >= 1.
-        name: What the user calls them.
+        embeddings: shape (N, d) with N >= 1.
+        name: what the user calls them.
 
     Raises:
-        InputError: If the shape is another, or a row is NaN or infinite.
+        InputError: if the shape is another, or a row is NaN or infinite.
     """
     if embeddings.ndim != 2 or not len(embeddings):
-        raise InputError(f"{name} of shape {tuple(embeddings.shape)} cannot be compared: give (images, d), images >= 1")
+        raise InputError(
+            f"{name} of shape {tuple(embeddings.shape)} cannot be compared; give (images, d), at least one image"
+        )
     embeddings = embeddings.detach().float()
     broken = (~embeddings.isfinite().all(dim=1)).nonzero().flatten()
     if len(broken):
         raise InputError(
             f"{len(broken)} of {len(embeddings)} rows of {name} are NaN or infinite, the first is row "
-            f"{int(broken[0])}: training has diverged (try a lower learning rate) or the images are broken"
+            f"{int(broken[0])}; the training has diverged (try a lower learning rate) or the images are broken"
         )
     return unit_rows(embeddings)
 
 
-def _by_torch(
-    queries: Tensor, own: Tensor | None, gallery: Tensor, k: int, block_size: int | None = None
-) -> Iterator[Tensor]:
+def _search_by_torch(queries: Tensor, own: Tensor | None, gallery: Tensor, k: int) -> Iterator[Tensor]:
     """Compare with the whole gallery at once; ``own`` is the gallery index that each query must not find."""
-    rows = min(len(queries), block_size or max(1, _BLOCK_BYTES // (4 * len(gallery))))
+    rows = min(len(queries), max(1, _BLOCK_BYTES // (4 * len(gallery))))
     buffer = queries.new_empty(rows, len(gallery))
     for start in range(0, len(queries), rows):
         block = queries[start : start + rows]
@@ -116,42 +111,42 @@ def _by_torch(
         similarities = torch.mm(block, gallery.T, out=buffer[: len(block)])
         if own is not None:
             similarities.scatter_(1, own[start : start + rows, None], -torch.inf)
-        yield _largest(similarities, k)
+        yield _find_largest(similarities, k)
 
 
-def _by_faiss(
-    faiss: ModuleType, queries: Tensor, own: Tensor | None, gallery: Tensor, k: int, block_size: int | None
+def _search_by_faiss(
+    faiss: ModuleType, queries: Tensor, own: Tensor | None, gallery: Tensor, k: int
 ) -> Iterator[Tensor]:
-    """Let faiss search, which never holds all similarities of a query, and put right what it leaves open in ties."""
+    """Let faiss search, which never holds all similarities of a query, and settle ties, which it does not."""
     index = faiss.IndexFlatIP(gallery.shape[1])
     index.add(gallery.contiguous().numpy())
     wanted = min(k + 1 + (own is not None), len(gallery))
-    rows = block_size or max(1, _BLOCK_BYTES // (16 * wanted))
+    rows = max(1, _BLOCK_BYTES // (16 * wanted))
     for start in range(0, len(queries), rows):
         block = queries[start : start + rows]
         values, found = map(torch.from_numpy, index.search(block.contiguous().numpy(), wanted))
         itself = None if own is None else own[start : start + rows]
         if itself is not None:
             others = found != itself[:, None]
-            others[others.all(dim=1), -1] = False  # so many are as near that faiss has not met the query itself
+            others[others.all(dim=1), -1] = False  # so many are equally near that faiss did not return the query itself
             values, found = (x[others].view(len(block), wanted - 1) for x in (values, found))
         equal = values[:, 1:] == values[:, :-1]
         cut = equal[:, k - 1] if values.shape[1] > k else equal.new_zeros(len(block))
         found, tied = found[:, :k], equal[:, : k - 1].any(dim=1)
         if tied.any():
-            found[tied] = _in_order(values[tied, :k], found[tied])
+            found[tied] = _sort_by_value(values[tied, :k], found[tied])
         if cut.any():
-            # Of those as near as the last one, faiss takes any.
-            again = _by_torch(block[cut], None if itself is None else itself[cut], gallery, k)
+            # Among those as near as the last one, faiss picks any.
+            again = _search_by_torch(block[cut], None if itself is None else itself[cut], gallery, k)
             found[cut] = torch.cat(list(again))
         yield found
 
 
-def _largest(similarities: Tensor, k: int) -> Tensor:
+def _find_largest(similarities: Tensor, k: int) -> Tensor:
     """Return the column indices of each row's k largest values, descending, equal ones by lower index first."""
     values, indices = similarities.topk(min(k + 1, similarities.shape[1]), dim=1)
     values, beyond, indices = values[:, :k], values[:, k:], indices[:, :k]
-    # topk takes an arbitrary one where the k-th largest value occurs more often than there is room for.
+    # Where the k-th largest value occurs more often than there is room for, topk picks any.
     cut = (beyond == values[:, -1:]).any(dim=1)
     if cut.any():
         rows, last = similarities[cut], values[cut, -1:]
@@ -159,10 +154,10 @@ def _largest(similarities: Tensor, k: int) -> Tensor:
         order = torch.where(rows > last, 0, torch.where(rows == last, index, len(index) + 1))
         indices[cut] = order.topk(k, dim=1, largest=False).indices
         values[cut] = rows.gather(1, indices[cut])
-    return _in_order(values, indices)
+    return _sort_by_value(values, indices)
 
 
-def _in_order(values: Tensor, indices: Tensor) -> Tensor:
+def _sort_by_value(values: Tensor, indices: Tensor) -> Tensor:
     """Sort each row's indices by value, descending, equal ones by lower index first."""
     indices, by_index = indices.sort(dim=1)
     by_value = values.gather(1, by_index).argsort(dim=1, descending=True, stable=True)

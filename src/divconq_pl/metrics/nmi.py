@@ -11,7 +11,7 @@ from torch import Tensor
 
 from divconq_pl.core.kmeans import kmeans
 from divconq_pl.errors import InputError
-from divconq_pl.metrics.neighbours import checked_unit_rows
+from divconq_pl.metrics.neighbours import check_unit_rows
 
 _PAPERS_KMEANS = partial(kmeans, iterations=100, restarts=1)
 
@@ -26,33 +26,34 @@ def nmi(
 ) -> float:
     """Compute the normalised mutual information of classes and as many k-means clusters.
 
-    With 10 runs as in the authors' code (CompVis/metric-learning-divide-and-conquer-improved): the mean over the seeds
-    0 to 9, each one start of at most 100 iterations, arithmetic normalisation. Of a test set with query and gallery
-    theirs clusters both together; give both concatenated.
+    10 runs do what the authors' code does (CompVis/metric-learning-divide-and-conquer-improved): the mean over the
+    seeds 0 to 9, k-means from one start and of at most 100 iterations each, arithmetic normalisation. That code
+    clusters query and gallery together; give both concatenated.
 
-    Dear: with the 11 thousand classes of Stanford Online Products one k-means takes minutes.
+    This is slow where there are many classes: with the 11 thousand of Stanford Online Products, one k-means takes
+    minutes.
 
     Args:
-        embeddings: Shape (N, d); L2-normalised here.
-        labels: Classes, shape (N,).
-        runs: k-means runs to average over; the usual protocol takes 10.
-        seed: Seed of the first run; the others follow with seed + 1, seed + 2, ...
-        cluster: `cluster(features, num_clusters, seed=...)` giving one cluster index per row, in place of this
-            package's `kmeans`.
+        embeddings: shape (N, d); L2-normalised here.
+        labels: classes, shape (N,).
+        runs: k-means runs to average over; usually 10.
+        seed: seed of the first run; the others follow with seed + 1, seed + 2, ...
+        cluster: ``cluster(features, num_clusters, seed=...)`` gives the cluster of each row; by default
+            :func:`.core.kmeans.kmeans`.
 
     Returns:
-        NMI in [0, 1] with arithmetic normalisation, the mean over the runs.
+        NMI in [0, 1], the mean over the runs.
 
     Raises:
-        InputError: If shapes do not fit, runs is below 1, or an embedding is NaN or infinite.
+        InputError: if shapes do not fit, runs is below 1, or an embedding is NaN or infinite.
     """
     if runs < 1:
-        raise InputError(f"NMI cannot be averaged over runs = {runs}: give at least 1")
+        raise InputError(f"NMI cannot be averaged over runs={runs}; use 1 or more")
     if labels.ndim != 1 or len(labels) != len(embeddings):
         raise InputError(
-            f"labels of shape {tuple(labels.shape)} do not fit {len(embeddings)} embeddings: give one for each"
+            f"labels of shape {tuple(labels.shape)} do not fit {len(embeddings)} embeddings; give one for each"
         )
-    features = checked_unit_rows(embeddings, "embeddings")
+    features = check_unit_rows(embeddings, "embeddings")
     num_classes = len(torch.unique(labels))
     scores = []
     for run in range(runs):

@@ -2,8 +2,8 @@
 
 Protocol of the paper (section 4): embeddings are L2-normalised and compared by Euclidean distance, either leave-one-out
 over one test set or from queries to a gallery. Everything streams over blocks of queries, so memory does not grow with
-the number of queries times the number of gallery images. As the vehicle re-identification papers do it, with galleries
-drawn from the test set: `reid_recall`.
+the number of queries times the number of gallery images. Vehicle re-identification draws galleries from the test set
+instead: :func:`reid_recall`.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def recall_at_k(hits: Tensor, num_relevant: Tensor, ks: Sequence[int]) -> dict[i
     Learning Reality Check", and PML's AccuracyCalculator).
 
     Args:
-        hits: Whether the i-th nearest neighbour is of the query's class, bool, shape (Q, n). A K beyond n looks at all
+        hits: whether the i-th nearest neighbour is of the query's class, bool, shape (Q, n). A K beyond n looks at all
             n columns, so pass max(ks) columns or the whole gallery.
-        num_relevant: Images of the query's class that could be found (the query itself excluded), shape (Q,).
-        ks: The values of K.
+        num_relevant: images of the query's class that could be found (the query itself excluded), shape (Q,).
+        ks: the values of K.
 
     Returns:
         Recall in [0, 1] for each K; NaN where no query has a relevant image.
@@ -55,17 +55,17 @@ def map_at_r(hits: Tensor, num_relevant: Tensor) -> float:
     """Compute MAP@R: precision at each hit among the R nearest, summed, over R; mean over the queries.
 
     R is the number of relevant images of each query. Source: "A Metric Learning Reality Check" (Musgrave et al., 2020).
-    The "mARP" of the Divide and Conquer papers is another metric: `marp`.
+    The "mARP" of the Divide and Conquer papers is another metric: :func:`marp`.
 
     Args:
-        hits: As in `recall_at_k`, shape (Q, n) with n >= max(num_relevant).
-        num_relevant: As in `recall_at_k`, shape (Q,).
+        hits: as in :func:`recall_at_k`, shape (Q, n) with n >= max(num_relevant).
+        num_relevant: as in :func:`recall_at_k`, shape (Q,).
 
     Returns:
         MAP@R in [0, 1]; NaN where no query has a relevant image.
 
     Raises:
-        InputError: If `hits` has fewer columns than some query has relevant images.
+        InputError: if ``hits`` has fewer columns than some query has relevant images.
 
     Example:
         >>> hits = torch.zeros(1, 10, dtype=torch.bool)
@@ -84,14 +84,14 @@ def marp(hits: Tensor, num_relevant: Tensor) -> float:
     CompVis/metric-learning-divide-and-conquer-improved.
 
     Args:
-        hits: As in `map_at_r`.
-        num_relevant: As in `map_at_r`.
+        hits: as in :func:`map_at_r`.
+        num_relevant: as in :func:`map_at_r`.
 
     Returns:
         mARP in [0, 1]; NaN where no query has a relevant image.
 
     Raises:
-        InputError: If `hits` has fewer columns than some query has relevant images.
+        InputError: if ``hits`` has fewer columns than some query has relevant images.
 
     Example:
         >>> hits = torch.zeros(1, 10, dtype=torch.bool)
@@ -106,14 +106,14 @@ def r_precision(hits: Tensor, num_relevant: Tensor) -> float:
     """Compute R-precision: the share of hits among the R nearest; mean over the queries.
 
     Args:
-        hits: As in `map_at_r`.
-        num_relevant: As in `map_at_r`.
+        hits: as in :func:`map_at_r`.
+        num_relevant: as in :func:`map_at_r`.
 
     Returns:
         R-precision in [0, 1]; NaN where no query has a relevant image.
 
     Raises:
-        InputError: If `hits` has fewer columns than some query has relevant images.
+        InputError: if ``hits`` has fewer columns than some query has relevant images.
     """
     return _mean_over_answerable(_within_r(hits, num_relevant)["r_precision"], num_relevant)
 
@@ -130,17 +130,17 @@ def reid_recall(
     the gallery only.
 
     Args:
-        embeddings: Shape (N, d); normalised here.
-        labels: Classes, shape (N,), any integers.
-        ks: The values of K.
-        draws: Galleries to draw; recall is the mean over them.
-        seed: Seed of the draws.
+        embeddings: shape (N, d); normalised here.
+        labels: classes, shape (N,), any integers.
+        ks: the values of K.
+        draws: galleries to draw; recall is the mean over them.
+        seed: seed of the draws.
 
     Returns:
         Recall in [0, 1] for each K; NaN where no class has two images.
 
     Raises:
-        InputError: If shapes do not fit, a K or draws is below 1, or an embedding is NaN or infinite.
+        InputError: if shapes do not fit, a K or draws is below 1, or an embedding is NaN or infinite.
 
     Example:
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.2, 1.0]])
@@ -149,7 +149,7 @@ def reid_recall(
     """
     _check_ks(ks)
     if draws < 1:
-        raise InputError(f"recall cannot be averaged over draws = {draws} galleries: give at least 1")
+        raise InputError(f"recall cannot be averaged over draws={draws} galleries; use 1 or more")
     _check_labels(embeddings, labels)
     labels = labels.to(embeddings.device)
     codes = torch.unique(labels, return_inverse=True)[1].cpu()
@@ -186,22 +186,24 @@ def retrieval_metrics(
     """Compute Recall@K, MAP@R, R-precision and, where asked for, further metrics of an embedded test set.
 
     Args:
-        embeddings: Query embeddings, shape (Q, d); normalised here.
-        labels: Their classes, shape (Q,), any integers.
-        gallery_embeddings: Gallery, shape (G, d), where the protocol has one; None means leave-one-out.
-        gallery_labels: Classes of the gallery, shape (G,); given exactly when `gallery_embeddings` is.
-        ks: The values of K for Recall@K.
-        marp: Also the papers' mARP, see `marp`.
-        reid_draws: Also `reid_recall` as the mean over that many galleries (usually 10); 0 for none. They are drawn
-            from all images, a given gallery included.
-        nmi_runs: Also `nmi` of all images, a given gallery included, over that many runs (usually 10); 0 for none.
+        embeddings: query embeddings, shape (Q, d); normalised here.
+        labels: their classes, shape (Q,), any integers.
+        gallery_embeddings: gallery, shape (G, d), where the protocol has one; None means leave-one-out.
+        gallery_labels: classes of the gallery, shape (G,); given exactly when ``gallery_embeddings`` is.
+        ks: the values of K for Recall@K.
+        marp: also the papers' mARP, see :func:`marp`.
+        reid_draws: also :func:`reid_recall` as the mean over that many galleries (usually 10); 0 for none. They are
+            drawn from all images, a given gallery included.
+        nmi_runs: also :func:`nmi` of all images, a given gallery included, over that many runs (usually 10); 0 for
+            none.
 
     Returns:
-        `recall_at_<K>` for each K, `map_at_r`, `r_precision`, and where asked for `marp`, `reid_recall_at_<K>` and
-        `nmi`, as fractions in [0, 1]. All but `nmi` are NaN where no query has a relevant image.
+        ``recall_at_<K>`` for each K, ``map_at_r``, ``r_precision``, and where asked for ``marp``,
+        ``reid_recall_at_<K>`` and ``nmi``, as fractions in [0, 1]. All but ``nmi`` are NaN where no query has a
+        relevant image.
 
     Raises:
-        InputError: If shapes do not fit, a K is below 1, or an embedding is NaN or infinite.
+        InputError: if shapes do not fit, a K is below 1, or an embedding is NaN or infinite.
 
     Example:
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.2, 1.0]])
@@ -209,7 +211,7 @@ def retrieval_metrics(
         {'recall_at_1': 1.0, 'map_at_r': 1.0, 'r_precision': 1.0}
     """
     if (gallery_embeddings is None) != (gallery_labels is None):
-        raise InputError("the gallery needs both embeddings and labels: give both, or neither for leave-one-out")
+        raise InputError("the gallery needs both embeddings and labels; give both, or neither for leave-one-out")
     _check_ks(ks)
     _check_labels(embeddings, labels)
     labels = labels.to(embeddings.device)
@@ -249,13 +251,13 @@ def retrieval_metrics(
 
 def _check_ks(ks: Sequence[int]) -> None:
     if any(k < 1 for k in ks):
-        raise InputError(f"Recall@K cannot be computed for K in {list(ks)}: every K must be at least 1")
+        raise InputError(f"Recall@K cannot be computed for the K of {list(ks)}; each must be 1 or more")
 
 
 def _check_labels(embeddings: Tensor, labels: Tensor) -> None:
     if labels.ndim != 1 or len(labels) != len(embeddings):
         raise InputError(
-            f"labels of shape {tuple(labels.shape)} do not fit {len(embeddings)} embeddings: give one for each"
+            f"labels of shape {tuple(labels.shape)} do not fit {len(embeddings)} embeddings; give one for each"
         )
 
 
@@ -273,7 +275,7 @@ def _within_r(hits: Tensor, num_relevant: Tensor) -> dict[str, Tensor]:
     """Return the metrics that look at each query's R nearest images, by name, shape (Q,) each."""
     if len(num_relevant) and hits.shape[1] < num_relevant.max():
         raise InputError(
-            f"{hits.shape[1]} neighbours do not reach R = {int(num_relevant.max())}: look for max(num_relevant) of them"
+            f"{hits.shape[1]} neighbours are fewer than R = {int(num_relevant.max())}; give max(num_relevant) of them"
         )
     hits = hits[:, : int(num_relevant.max())] if len(num_relevant) else hits
     ranks = torch.arange(1, hits.shape[1] + 1, device=hits.device)
