@@ -8,12 +8,14 @@ from divconq_pl.errors import InputError
 from divconq_pl.lightning.callback import DivideConquerCallback
 from divconq_pl.lightning.module import DivideConquerModule
 from divconq_pl.lightning.resume import ExactResume
+from divconq_pl.losses.miners import DistanceWeightedMiner
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ClusterBatchSampler",
     "ConquerScheduler",
+    "DistanceWeightedMiner",
     "DivideConquerCallback",
     "DivideConquerModule",
     "Division",

@@ -16,7 +16,7 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_metric_learning import miners
 
-from divconq_pl import DivideConquerCallback, DivideConquerModule
+from divconq_pl import DistanceWeightedMiner, DivideConquerCallback, DivideConquerModule
 from divconq_pl.app.results import SELECTIONS
 from divconq_pl.data import RetrievalDataModule
 
@@ -27,7 +27,7 @@ GROUPS["experiment"] = [
 ]  # others: test_experiments.py
 CHOICES = [(group, name) for group, names in GROUPS.items() for name in names]
 USUAL_MINER = {
-    "margin": miners.DistanceWeightedMiner,
+    "margin": DistanceWeightedMiner,
     "triplet": miners.TripletMarginMiner,
     "multi_similarity": miners.MultiSimilarityMiner,
 }

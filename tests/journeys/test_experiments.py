@@ -12,10 +12,10 @@ import trees
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from pytorch_metric_learning import losses, miners
+from pytorch_metric_learning import losses
 from torchvision.transforms import v2
 
-from divconq_pl import FixedSubspaces, LearnedSubspaces
+from divconq_pl import DistanceWeightedMiner, FixedSubspaces, LearnedSubspaces
 from divconq_pl.app.results import how_chosen, print_results, published, selection
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -141,8 +141,9 @@ def test_a_recipe_says_what_was_published(composed, name):
     assert initial == [(pytest.approx(1e-5), recipe.weight_decay)] * 2
     assert isinstance(module.loss, losses.MarginLoss)
     assert (module.loss.margin, cfg.loss.beta, module.loss.nu) == (0.2, 1.2, 0)
-    assert isinstance(module.miner, miners.DistanceWeightedMiner)
+    assert isinstance(module.miner, DistanceWeightedMiner)
     assert (module.miner.cutoff, module.miner.nonzero_loss_cutoff) == (0.5, 1.4)
+    assert module.miner.width == (512 if "tpami2021" in name else None)
 
     figures = dict(cfg.published or {})
     assert bool(figures) == (recipe.recall is not None)
