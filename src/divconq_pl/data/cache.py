@@ -78,7 +78,7 @@ class CachedDataset(RetrievalDataset):
     """Images of which the pixels are kept; under another transform they are read anew. Made by :func:`cached`."""
 
     def __init__(self, data: FileDataset, transform: CacheableTransform, folder: Path) -> None:
-        super().__init__(data.targets, data.classes, transform)
+        super().__init__(data.targets, data.classes, transform, groups=data.groups, group_names=data.group_names)
         self._data = data
         self._rows = data._rows
         self._cached = transform
