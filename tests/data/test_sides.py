@@ -59,7 +59,7 @@ def test_an_object_has_a_character_of_its_own_on_each_side(tmp_path: Path) -> No
             for side in range(4):
                 images = ((part.targets == label) & (groups == side)).nonzero().squeeze(1).tolist()
                 styles, codes, faces = zip(*(shown(part, i) for i in images), strict=True)
-                assert len(images) == 2 == len(set(faces))
+                assert len(images) == 4 == len(set(faces))
                 assert set(styles) == {part.group_names[side]}
                 assert len(set(codes)) == 1
                 sides.append(codes[0])
@@ -133,7 +133,7 @@ def test_side_stays_with_its_image_in_parts_and_in_other_processes(tmp_path: Pat
     train = Sides(tmp_path, num_classes=10).splits().train
     some = train.with_classes(train.classes[3:1:-1]).with_transform(None).with_seed(0)
     for data in (some, pickle.loads(pickle.dumps(some))):
-        assert len(groups_of(data)) == len(data) == 16
+        assert len(groups_of(data)) == len(data) == 32
         assert [data.group_names[side] for side in groups_of(data)] == [shown(data, i)[0] for i in range(len(data))]
 
 
