@@ -25,6 +25,7 @@ GROUPS = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder 
 GROUPS["experiment"] = [
     name for name in GROUPS["experiment"] if name.startswith("glyphs")
 ]  # others: test_experiments.py
+RENDERED = ("glyphs", "sides")
 CHOICES = [(group, name) for group, names in GROUPS.items() for name in names]
 USUAL_MINER = {
     "margin": DistanceWeightedMiner,
@@ -63,21 +64,21 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def glyph_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("glyphs")
+def rendered_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("rendered")
 
 
 @pytest.fixture
-def composed(tmp_path, images, copies, glyph_cache):
+def composed(tmp_path, images, copies, rendered_cache):
     """Compose a configuration as on the command line, with small data."""
 
     def make(*overrides, config="train"):
         named = [o.removeprefix("dataset=") for o in overrides if o.startswith("dataset=")]
-        if named and named[-1] != "glyphs":
+        if named and named[-1] not in RENDERED:
             root = {"image_folder": images, **copies}[named[-1]]
             data = [f"dataset.root={root}", "image_size=32", "data.num_workers=0"]
         else:
-            data = [f"dataset.root={glyph_cache}", "dataset.size=16"]
+            data = [f"dataset.root={rendered_cache}", "dataset.size=16"]
             data += [] if any("dataset.num_classes=" in o for o in overrides) else ["dataset.num_classes=12"]
         folder = f"hydra.runtime.output_dir={tmp_path / 'run'}"
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -132,7 +133,7 @@ def test_a_data_set_gives_disjoint_classes_and_batches_of_them(composed, name):
     parts = [set(part.classes) for part in (splits.train, splits.val, test)]
     assert len(set.union(*parts)) == sum(map(len, parts))
     images, labels = next(iter(data.train_dataloader()))
-    size, channels = (16, 1) if name == "glyphs" else (32, 3)
+    size, channels = (16, 1) if name in RENDERED else (32, 3)
     assert images.shape == (4, channels, size, size)
     assert sorted(np.unique(labels, return_counts=True)[1]) == [2, 2]
 
