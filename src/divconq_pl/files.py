@@ -26,7 +26,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> P
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if path.exists() and not path.is_file():  # a folder, or a device such as /dev/null
-            raise OSError(errno.EEXIST, "it is no file")
+            raise OSError(errno.EEXIST, "it is not a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:

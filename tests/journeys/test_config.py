@@ -283,10 +283,10 @@ def test_evaluation_composes_with_the_same_choices(group):
 
 @pytest.mark.parametrize("name", GROUPS["dataset"])
 def test_an_evaluation_takes_the_ks_of_its_data_set(name):
-    for overrides, ks in (([], RECALL_KS.get(name)), (["module.recall_ks=[3]"], [3])):
+    for overrides, ks in (([], RECALL_KS.get(name)), (["evaluation.recall_ks=[3]"], [3])):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("evaluate", [f"dataset={name}", "dataset.root=somewhere", *overrides])
-        assert cfg.module.recall_ks == ks
+        assert cfg.evaluation.recall_ks == ks
         assert cfg.dataset.root == "somewhere"
         assert cfg.data.test_transform
 

@@ -15,8 +15,8 @@ from PIL import Image
 from programs import contents, refusal
 from torch.utils.data import get_worker_info
 
-from divconq_pl.app.checkpoint_io import AtomicCheckpointIO
 from divconq_pl.app.interruption import NoticeDeadWorkers
+from divconq_pl.app.saving import AtomicCheckpointIO
 from divconq_pl.data.dataset import ArrayDataset, FileDataset
 from divconq_pl.files import write_atomically
 
@@ -92,7 +92,7 @@ def test_checkpoints_do_not_pass_through_the_folder_for_temporary_files(tmp_path
 def test_what_is_no_file_is_not_replaced(tmp_path, kind):
     path = tmp_path / "place"
     path.mkdir() if kind == "folder" else os.mkfifo(path)
-    with pytest.raises(OSError, match="cannot be written: it is no file"):
+    with pytest.raises(OSError, match="cannot be written: it is not a file"):
         write_atomically(path, lambda file: file.write(b""))
     assert not path.is_file()
 
@@ -124,7 +124,7 @@ def full(*_, **__):
 @pytest.mark.parametrize(
     ("what", "file"),
     [
-        ("divconq_pl.files.write_atomically", "run/pictures/tree.png"),
+        ("divconq_pl.app.plots._save.write_atomically", "run/pictures/tree.png"),
         ("divconq_pl.app.results.write_atomically", "run/results.json"),
         ("pytorch_lightning.loggers.csv_logs.ExperimentWriter.save", "the disk fails"),
     ],

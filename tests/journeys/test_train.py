@@ -220,7 +220,7 @@ def test_an_export_names_every_image_and_is_never_overwritten(call, sweep, workp
 
 def test_other_images_are_evaluated_with_their_own_metrics(call, sweep, results, tmp_path):
     best = f"checkpoint={sweep[0] / '1' / 'checkpoints' / 'best.ckpt'}"
-    metrics = "module={recall_ks: [1, 3], nmi_runs: 2, marp: true, reid_draws: 2}"
+    metrics = "evaluation={recall_ks: [1, 3], nmi_runs: 2, marp: true, reid_draws: 2}"
     # Glyphs have one channel, as the network expects, whatever channels says.
     arguments = ["dataset=glyphs", "dataset.num_classes=20", "dataset.size=16", "dataset.seed=1", "channels=3"]
     code, out, err = call("evaluate.py", best, *arguments, metrics, "json=other.json")
@@ -403,7 +403,7 @@ def test_a_wrong_name_gives_one_line_and_nothing_else(call, tmp_path):
             r"Unknown backbone 'resnet51': torchvision has resnet50",
         ),
         (["published={recall_at_1: 0.9}"], r"published needs a source and figures"),
-        (["ckpt_path=nowhere.ckpt"], r"ckpt_path='nowhere\.ckpt' is no file"),
+        (["ckpt_path=nowhere.ckpt"], r"ckpt_path='nowhere\.ckpt' is not a file"),
         pytest.param(
             [*TINY, "trainer.accelerator=gpu"],
             r"error: No supported gpu backend found!$",
@@ -441,8 +441,11 @@ def test_evaluation_says_what_is_wrong_with_a_checkpoint(call, sweep):
     best = f"checkpoint={sweep[0] / '0' / 'checkpoints' / 'best.ckpt'}"
     for arguments, message in (
         ([], r"no checkpoint given; use checkpoint=PATH"),
-        (["checkpoint=nowhere.ckpt"], r"checkpoint='nowhere\.ckpt' is no file"),
-        ([f"checkpoint={sweep[0] / '0' / 'results.json'}"], r"results\.json' is damaged or no checkpoint of train\.py"),
+        (["checkpoint=nowhere.ckpt"], r"checkpoint='nowhere\.ckpt' is not a file"),
+        (
+            [f"checkpoint={sweep[0] / '0' / 'results.json'}"],
+            r"results\.json' is damaged or not a checkpoint of train\.py",
+        ),
         ([best, "backbone=small", "channels=3"], r"shape \(32, 1, 3, 3\) instead of \(32, 3, 3, 3\)"),
         ([best, "backbone=resnet18", "channels=1"], r"does not fit \w+: .* is missing, .* and \d+ more"),
         ([best, "dataset=image_folder", "dataset.root=nowhere"], r"root='nowhere' does not exist"),

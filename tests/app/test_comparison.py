@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from divconq_pl.app.evaluation import check_same_images, compared, concatenated, find_checkpoints, name_checkpoints
+from divconq_pl.app.comparison import (
+    add_summary_rows,
+    check_same_images,
+    concatenate,
+    find_checkpoints,
+    name_checkpoints,
+)
 from divconq_pl.data import FileDataset
 from divconq_pl.errors import InputError
 
@@ -65,17 +71,17 @@ def test_checkpoints_are_named_by_where_they_differ(paths: list[str], names: lis
 
 def test_embeddings_side_by_side_weigh_the_same():
     one, two = torch.randn(5, 3), 100 * torch.randn(5, 2)
-    (both,) = concatenated([[one], [two]])
+    (both,) = concatenate([[one], [two]])
     for row, a, b in zip(both.numpy(), one.numpy(), two.numpy(), strict=True):
         expected = np.concatenate([a / np.linalg.norm(a), b / np.linalg.norm(b)]) / np.sqrt(2)
         assert row == pytest.approx(expected, abs=1e-6)
-    parts = concatenated([[one, one[:2]], [two, two[:2]]])
+    parts = concatenate([[one, one[:2]], [two, two[:2]]])
     assert [part.shape for part in parts] == [(5, 5), (2, 5)]
 
 
 def test_folds_are_followed_by_their_mean_and_all_together():
     rows = [{"name": name, "test/recall_at_1": value} for name, value in (("0", 0.5), ("1", 0.7))]
-    first, second, mean, together = compared(rows, {"test/recall_at_1": 0.8})
+    first, second, mean, together = add_summary_rows(rows, {"test/recall_at_1": 0.8})
     assert [first, second] == rows
     assert mean["name"] == "separated, mean"
     assert mean["test/recall_at_1"] == pytest.approx(0.6)
@@ -83,7 +89,7 @@ def test_folds_are_followed_by_their_mean_and_all_together():
     assert together == {"name": "concatenated", "test/recall_at_1": 0.8}
 
 
-def test_other_images_are_not_compared():
+def test_other_images_are_not_add_summary_rows():
     files = FileDataset(["a", "b"], [0, 1], ["x", "y"])
     others = [
         FileDataset(["a", "c"], [0, 1], ["x", "y"]),
