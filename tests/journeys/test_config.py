@@ -145,6 +145,13 @@ def test_a_loss_is_named_as_in_pytorch_metric_learning_and_brings_its_usual_mine
     assert type(instantiate(composed("miner=batch_hard", f"loss={name}").module.miner)) is miners.BatchHardMiner
 
 
+def test_each_part_may_have_settings_of_the_optimiser(composed):
+    changes = ["module.parameter_groups.loss.lr=0.1", "module.parameter_groups.embedding.weight_decay=0"]
+    optimizer = instantiate(composed("loss=proxy_anchor", *changes).module).configure_optimizers()
+    rates = {group["name"]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
+    assert rates == {"backbone": (1e-3, 1e-4), "embedding": (1e-3, 0), "loss": (0.1, 1e-4)}
+
+
 def test_no_miner_can_be_asked_for(composed):
     assert composed("loss=margin", "miner=none").module.miner is None
 

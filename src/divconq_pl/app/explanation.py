@@ -42,8 +42,8 @@ def explain(error: BaseException, arguments: list[str], config_dir: Path, config
         return f"{named[-1].filename!r} {named[-1].strerror}" if named else f"the disk fails: {_join_lines(error)}"
     text = _join_lines(error)
     if key := re.match(r"Could not override '([\w./@-]+)'|.*[Kk]ey '([\w.]+)' is not in struct", text):
-        full = re.search(r"full_key: ([\w.]+)", text)
-        wrong = key[1] or (full[1] if full else key[2])
+        nested = re.search(r"full_key: ([\w.]+)", " ".join(map(str, chain)))  # in a mapping that was given as a whole
+        wrong = nested[1] if nested else key[1] or key[2]
         try:
             return f"there is no {wrong!r}; {_suggest_key(wrong, arguments, config_dir, config_name)}"
         except HydraException:  # some other argument is wrong, too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -43,7 +44,7 @@ def check_values(config: DictConfig, **hints: Any) -> None:
 
 
 def check_arguments(function: Callable[..., Any], config: DictConfig, key: str, **hints: Any) -> None:
-    """Refuse arguments that a function does not take, by their names and, as :func:`check_values` does, their kinds.
+    """Refuse what a function does not take as keyword arguments: unknown names and, as :func:`check_values`, kinds.
 
     Args:
         function: the function.
@@ -54,10 +55,12 @@ def check_arguments(function: Callable[..., Any], config: DictConfig, key: str, 
     Raises:
         InputError: it names the argument.
     """
-    known = list_parameters(function) | {name: list_kinds(hint) for name, hint in hints.items()}
-    unknown = [name for name in map(str, config[key]) if name not in known]
+    parameters = inspect.signature(function).parameters.values()
+    names = {*hints, *(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)}
+    unknown = [name for name in map(str, config[key]) if name not in names]
     if unknown and not takes_any_name(function):
-        raise InputError(f"there is no '{key}.{unknown[0]}'; {key} has: {', '.join(sorted(map(str, known)))}")
+        raise InputError(f"there is no '{key}.{unknown[0]}'; {key} has: {', '.join(sorted(names))}")
+    known = list_parameters(function) | {name: list_kinds(hint) for name, hint in hints.items()}
     _check_node(config, config[key], f"{key}.", known)
 
 
