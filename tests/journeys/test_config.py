@@ -146,6 +146,13 @@ def test_a_loss_is_named_as_in_pytorch_metric_learning_and_brings_its_usual_mine
     assert type(instantiate(composed("miner=batch_hard", f"loss={name}").module.miner)) is miners.BatchHardMiner
 
 
+def test_each_part_may_have_settings_of_the_optimiser(composed):
+    changes = ["module.parameter_groups.loss.lr=0.1", "module.parameter_groups.embedding.weight_decay=0"]
+    optimizer = instantiate(composed("loss=proxy_anchor", *changes).module).configure_optimizers()
+    rates = {group["name"]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
+    assert rates == {"backbone": (1e-3, 1e-4), "embedding": (1e-3, 0), "loss": (0.1, 1e-4)}
+
+
 def test_no_miner_can_be_asked_for(composed):
     assert composed("loss=margin", "miner=none").module.miner is None
 
@@ -284,10 +291,10 @@ def test_evaluation_composes_with_the_same_choices(group):
 
 @pytest.mark.parametrize("name", GROUPS["dataset"])
 def test_an_evaluation_takes_the_ks_of_its_data_set(name):
-    for overrides, ks in (([], RECALL_KS.get(name)), (["module.recall_ks=[3]"], [3])):
+    for overrides, ks in (([], RECALL_KS.get(name)), (["evaluation.recall_ks=[3]"], [3])):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("evaluate", [f"dataset={name}", "dataset.root=somewhere", *overrides])
-        assert cfg.module.recall_ks == ks
+        assert cfg.evaluation.recall_ks == ks
         assert cfg.dataset.root == "somewhere"
         assert cfg.data.test_transform
 
