@@ -15,6 +15,7 @@ from torch import nn
 
 from divconq_pl.app.trust import build_trusted
 from divconq_pl.errors import InputError
+from divconq_pl.lightning.continuity import compare_settings
 from divconq_pl.lightning.module import DivideConquerModule
 
 CONFIG_KEY = "divconq_pl_config"
@@ -22,9 +23,6 @@ CONFIG_KEY = "divconq_pl_config"
 
 _SETTINGS = ("seed", "data.", "module.", "trainer.")
 """What makes a difference to a training; the division's own settings are compared by the callback."""
-
-_FROM_THE_CHECKPOINT = ("module.optimizer.", "module.lr_scheduler", "module.parameter_groups.")
-"""Settings of the optimiser, whose state in the checkpoint includes them."""
 
 
 class KeepConfig(pl.Callback):
@@ -115,30 +113,22 @@ def load_embedder(content: dict[str, Any], backbone: nn.Module | None = None) ->
 
 
 def compare_configs(before: Any, now: Any) -> str | None:
-    """Compare the configuration of a run that resumes with that of its checkpoint, and refuse changes without effect.
+    """Compare the configuration of a run that resumes with that of its checkpoint.
 
     Args:
         before: the configuration of the run that wrote the checkpoint.
         now: the configuration of the run that resumes.
 
     Returns:
-        Which other settings differ, in words; None if none do.
+        Which settings differ, in words; None if none do.
 
     Raises:
-        InputError: if settings of the optimiser differ, since those of the checkpoint are restored.
+        InputError: for what may not change, see :func:`.compare_settings`.
     """
-    old, new = _flatten(before), _flatten(now)
-    changed = {
-        key: f"{key}={new.get(key)} instead of {old.get(key)}"
-        for key in sorted({*old, *new})
-        if key.startswith(_SETTINGS) and old.get(key) != new.get(key)
-    }
-    if fixed := [text for key, text in changed.items() if key.startswith(_FROM_THE_CHECKPOINT)]:
-        raise InputError(
-            f"the optimiser goes on with the settings in the checkpoint, so {', '.join(fixed)} would have no effect; "
-            "leave them as they were"
-        )
-    return f"the run goes on with other settings than before: {', '.join(changed.values())}" if changed else None
+    old, new = (
+        {key: value for key, value in _flatten(config).items() if key.startswith(_SETTINGS)} for config in (before, now)
+    )
+    return compare_settings(old, new)
 
 
 def _flatten(config: Any, name: str = "") -> dict[str, Any]:

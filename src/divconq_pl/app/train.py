@@ -26,6 +26,7 @@ from divconq_pl.app.table import print_results
 from divconq_pl.data import RetrievalDataModule
 from divconq_pl.lightning.callback import DivideConquerCallback
 from divconq_pl.lightning.module import DivideConquerModule
+from divconq_pl.lightning.resume import ExactResume
 
 HINTS = {
     **dict.fromkeys(("seed", "channels"), int),
@@ -59,9 +60,11 @@ def main(cfg: DictConfig) -> float:
     trainer = make_trainer(cfg, divide, best)
 
     seconds = fit(cfg, trainer, module, data)
-    divisions = list(divide.history)  # the test restores those of the best epoch
     folder = Path(HydraConfig.get().runtime.output_dir)
-    pictures.draw_divisions(folder / "pictures", data.splits.train, divide)
+    divisions: list[dict[str, Any]] = []
+    if isinstance(divide, DivideConquerCallback):
+        divisions = list(divide.history)  # the test restores those of the best epoch
+        pictures.draw_divisions(folder / "pictures", data.splits.train, divide)
 
     best_path = best.best_model_path if best else ""  # also empty if validation is switched off
     embeddings, metrics = test(cfg, trainer, module, data, best_path)
@@ -110,18 +113,18 @@ def make_module(cfg: DictConfig, data: RetrievalDataModule, resumed: Mapping[str
     return module
 
 
-def make_division(cfg: DictConfig) -> DivideConquerCallback:
-    """Build the callback that divides; undivided training has one too, since it makes resuming exact."""
+def make_division(cfg: DictConfig) -> ExactResume:
+    """Build the callback that divides, or what makes a plain training resume exactly."""
     divides = cfg.divide and "_target_" in cfg.divide  # divide=none may leave what an experiment says about it
-    return instantiate(cfg.divide) if divides else DivideConquerCallback(split_depth=0)
+    return instantiate(cfg.divide) if divides else ExactResume()
 
 
-def make_trainer(cfg: DictConfig, divide: DivideConquerCallback, best: ModelCheckpoint | None) -> pl.Trainer:
+def make_trainer(cfg: DictConfig, divide: ExactResume, best: ModelCheckpoint | None) -> pl.Trainer:
     """Build the Trainer with its callbacks and loggers.
 
     Args:
         cfg: the configuration.
-        divide: the callback that divides.
+        divide: the callback that divides, or makes resuming exact.
         best: the callback that keeps the best epoch, if the run validates.
 
     Raises:
