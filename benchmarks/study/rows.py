@@ -1,0 +1,81 @@
+"""The rows of the study: what each run is asked for, beside its seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a setting, on one data set, with some seeds.
+
+    Attributes:
+        group: the table it belongs to.
+        name: how the table names it.
+        overrides: what ``train.py`` is asked for.
+        seeds: how many, from 0 on.
+        rival: the name of the row in the same group that it is compared with, seed by seed.
+    """
+
+    group: str
+    name: str
+    overrides: tuple[str, ...]
+    seeds: int
+    rival: str = PLAIN
+
+
+METHODS = {
+    PLAIN: ("divide=none",),
+    "fixed subspaces": ("divide=hierarchical",),
+    "learned masks": ("divide=learned",),
+    "clusters alone": ("divide=clusters",),
+    "random division": ("divide=random",),
+}
+NEVER = ("divide.merge_at=null",)
+CHOICES = {
+    "merged at 25 %": ("divide.merge_at=0.25",),
+    "merged at 45 % (the authors')": ("divide.merge_at=0.45",),
+    "merged at 75 %": ("divide.merge_at=0.75",),
+    "never merged": NEVER,
+    "mixed from 75 % on": (*NEVER, "divide.conquer_at=0.75"),
+    "merged at 50 %, mixed from 75 % on": ("divide.conquer_at=0.75",),
+    "2 learners": ("divide.split_depth=1",),
+    "8 learners": ("divide.split_depth=3",),
+    "flat": ("divide=flat",),
+    "zeroed coordinates": ("divide.subspaces=zeroed",),
+    "whole classes in a cluster": ("divide.whole_classes=true",),
+    "no warm-up": ("divide.warmup_epochs=0",),
+    "backbone frozen for an epoch": ("divide.freeze_epochs=1",),
+    "k-means with the same seed": ("divide.start=same_seed",),
+    "k-means from the last centres": ("divide.start=previous",),
+}
+LOSSES = ("triplet", "contrastive", "multi_similarity", "proxy_anchor")
+
+
+def all_rows() -> list[Row]:
+    """Return every row, the most telling ones first."""
+    rows = [
+        Row(dataset, name, (f"dataset={dataset}", *overrides), 5)
+        for dataset in ("sides", "glyphs")
+        for name, overrides in METHODS.items()
+    ]
+    rows += [Row("choices", PLAIN, ("dataset=sides", "divide=none"), 3)]
+    rows += [Row("choices", "fixed subspaces", ("dataset=sides", "divide=hierarchical"), 3)]
+    rows += [
+        Row("choices", name, ("dataset=sides", "divide=hierarchical", *overrides), 3, "fixed subspaces")
+        for name, overrides in CHOICES.items()
+    ]
+    for sides, images in ((1, 16), (2, 8), (8, 2)):
+        shape = ("dataset=sides", f"dataset.num_sides={sides}", f"dataset.images_per_side={images}")
+        for name in (PLAIN, "fixed subspaces"):
+            rows.append(Row(f"{sides} sides", name, (*shape, *METHODS[name]), 3))
+    for loss in LOSSES:
+        for name in (PLAIN, "fixed subspaces"):
+            rows.append(Row(loss, name, ("dataset=sides", f"loss={loss}", *METHODS[name]), 3))
+    for epochs in (24, 48):
+        for name in (PLAIN, "fixed subspaces"):
+            overrides = ("dataset=sides", f"trainer.max_epochs={epochs}", *METHODS[name])
+            rows.append(Row(f"{epochs} epochs", name, overrides, 2))
+    return rows

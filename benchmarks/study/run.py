@@ -1,0 +1,165 @@
+"""Run the study: every row with every seed, in any order, as often as it is interrupted.
+
+python benchmarks/study/run.py                          all of it: some 200 runs of two to three minutes each
+python benchmarks/study/run.py --groups sides glyphs    some tables of it
+python benchmarks/study/run.py --workers 2              two runs at a time
+
+Each run is a ``train.py`` in a folder of its own below ``outputs/study``, with one thread. A line of ``results.csv``,
+beside this script, is all that is kept of it; runs that have theirs are not run again. ``tables.py`` makes the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from rows import Row, all_rows
+
+from divconq_pl.files import write_atomically
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = Path(__file__).with_name("results.csv")
+COLUMNS = (
+    "overrides",
+    "seed",
+    "recall_at_1",
+    "map_at_r",
+    "last_recall_at_1",
+    "last_map_at_r",
+    "val_recall_at_1",
+    "steps",
+    "pairs_kept",
+    "classes_per_cluster",
+    "nmi_classes",
+    "train_seconds",
+    "division_seconds",
+    "commit",
+)
+QUIET = ("trainer.enable_progress_bar=false", "logger=csv")
+_lock = Lock()
+
+
+def read_results() -> list[dict[str, str]]:
+    """Return the lines of the CSV, none if there is none yet."""
+    if not RESULTS.exists():
+        return []
+    with RESULTS.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def add_result(result: dict[str, Any]) -> None:
+    """Add a line to the CSV, which stays sorted."""
+    with _lock:
+        rows = [*read_results(), {name: str(result[name]) for name in COLUMNS}]
+        rows.sort(key=lambda row: (row["overrides"], int(row["seed"])))
+
+        def write(file: Any) -> None:
+            lines = [",".join(COLUMNS), *(",".join(row[name] for name in COLUMNS) for row in rows)]
+            file.write(("\n".join(lines) + "\n").encode())
+
+        write_atomically(RESULTS, write)
+
+
+def run(overrides: tuple[str, ...], seed: int, folder: Path) -> dict[str, Any]:
+    """Train with some overrides and a seed, and test the best epoch and the last one.
+
+    Args:
+        overrides: what ``train.py`` is asked for.
+        seed: the seed.
+        folder: folder of the run; what is left of an interrupted one is deleted.
+
+    Returns:
+        A line of the CSV.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+    def call(script: str, *arguments: str) -> None:
+        command = [sys.executable, str(ROOT / script), *arguments]
+        done = subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-1000:]}")
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    call("train.py", *overrides, f"seed={seed}", *QUIET, f"hydra.run.dir={folder}")
+    call("evaluate.py", f"checkpoint={folder / 'checkpoints' / 'last.ckpt'}", f"json={folder / 'last.json'}")
+    results = json.loads((folder / "results.json").read_text())
+    last = json.loads((folder / "last.json").read_text())
+    curve, steps = _read_curve(next(folder.rglob("metrics.csv")))
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return {
+        "overrides": " ".join(overrides),
+        "seed": seed,
+        **{name: f"{results[f'test/{name}']:.5f}" for name in ("recall_at_1", "map_at_r")},
+        **{f"last_{name}": f"{last[f'test/{name}']:.5f}" for name in ("recall_at_1", "map_at_r")},
+        "val_recall_at_1": " ".join(f"{value:.4f}" for value in curve),
+        "steps": steps,
+        **{name: _text(results.get(f"division/{name}")) for name in COLUMNS[8:11]},
+        "train_seconds": round(results["train/seconds"]),
+        "division_seconds": round(results["division/seconds"]),
+        "commit": commit.stdout.strip(),
+    }
+
+
+def _read_curve(path: Path) -> tuple[list[float], int]:
+    """Return Recall@1 of the validation classes after each epoch, and how many steps were made."""
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("val/recall_at_1")]
+    return [float(row["val/recall_at_1"]) for row in rows], int(rows[-1]["step"]) + 1
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def find_jobs(groups: list[str] | None, results: list[dict[str, str]]) -> list[tuple[Row, int]]:
+    """List what is still to be run, all rows with the first seed before any with the second."""
+    done = {(row["overrides"], int(row["seed"])) for row in results}
+    jobs: dict[tuple[str, int], tuple[Row, int]] = {}
+    for row in all_rows():
+        for seed in range(row.seeds):
+            key = (" ".join(row.overrides), seed)
+            if key not in done and (groups is None or row.group in groups):
+                jobs.setdefault(key, (row, seed))
+    return sorted(jobs.values(), key=lambda job: job[1])
+
+
+def main() -> None:
+    """Run what has no line in the CSV yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--groups", nargs="+", choices=sorted({row.group for row in all_rows()}))
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "study")
+    arguments = parser.parse_args()
+    jobs = find_jobs(arguments.groups, read_results())
+
+    def work(numbered: tuple[int, tuple[Row, int]]) -> str | None:
+        number, (row, seed) = numbered
+        name = hashlib.sha256(f"{row.overrides} {seed}".encode()).hexdigest()[:12]
+        try:
+            result = run(row.overrides, seed, arguments.folder.resolve() / name)
+        except RuntimeError as error:
+            return f"{row.group}, {row.name}, seed {seed}: {error}"
+        add_result(result)
+        print(f"{number + 1} of {len(jobs)}: {row.group}, {row.name}, seed {seed}: R@1 {result['recall_at_1']}", flush=True)
+        shutil.rmtree(arguments.folder.resolve() / name)
+        return None
+
+    with ThreadPoolExecutor(arguments.workers) as pool:
+        failures = [failure for failure in pool.map(work, enumerate(jobs)) if failure]
+    if failures:
+        sys.exit("\n".join(failures))
+
+
+if __name__ == "__main__":
+    main()
