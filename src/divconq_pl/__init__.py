@@ -3,22 +3,27 @@
 from divconq_pl.core.division import Division
 from divconq_pl.core.sampling import ClusterBatchSampler
 from divconq_pl.core.schedule import ConquerScheduler, Stage
-from divconq_pl.core.subspaces import FixedSubspaces, LearnedSubspaces, Subspaces
+from divconq_pl.core.subspaces import FixedSubspaces, LearnedSubspaces, Subspaces, ZeroedSubspaces
 from divconq_pl.errors import InputError
 from divconq_pl.lightning.callback import DivideConquerCallback
 from divconq_pl.lightning.module import DivideConquerModule
+from divconq_pl.lightning.resume import ExactResume
+from divconq_pl.losses.miners import DistanceWeightedMiner
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ClusterBatchSampler",
     "ConquerScheduler",
+    "DistanceWeightedMiner",
     "DivideConquerCallback",
     "DivideConquerModule",
     "Division",
+    "ExactResume",
     "FixedSubspaces",
     "InputError",
     "LearnedSubspaces",
     "Stage",
     "Subspaces",
+    "ZeroedSubspaces",
 ]

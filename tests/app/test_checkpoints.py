@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from divconq_pl import DivideConquerModule, InputError
-from divconq_pl.app.checkpoints import build_trusted, compare_configs, load_embedder, read_checkpoint
-from divconq_pl.app.command import CONFIG_KEY
+from divconq_pl.app.checkpoints import CONFIG_KEY, compare_configs, load_embedder, read_checkpoint
+from divconq_pl.app.trust import build_trusted
 from divconq_pl.backbones import small
 from divconq_pl.data import Glyphs, RetrievalDataModule
 
@@ -88,7 +88,7 @@ class Attack:
 
 def test_reading_a_checkpoint_runs_no_code(tmp_path):
     torch.save({**checkpoint()[0], "extra": Attack()}, tmp_path / "attack.ckpt")
-    with pytest.raises(InputError, match=r"attack\.ckpt' is damaged or no checkpoint of train.py"):
+    with pytest.raises(InputError, match=r"attack\.ckpt' is damaged or not a checkpoint of train.py"):
         read_checkpoint(tmp_path / "attack.ckpt")
     assert not (tmp_path / "harmed").exists()
     torch.load(tmp_path / "attack.ckpt", weights_only=False)
@@ -127,7 +127,7 @@ def test_what_train_py_did_not_write_is_refused(tmp_path, content):
 
 def test_a_missing_file_is_called_what_the_user_calls_it(tmp_path):
     for path in (tmp_path / "nowhere.ckpt", tmp_path):
-        with pytest.raises(InputError, match=f"^ckpt_path='{path}' is no file"):
+        with pytest.raises(InputError, match=f"^ckpt_path='{path}' is not a file"):
             read_checkpoint(path, "ckpt_path")
 
 
@@ -177,7 +177,7 @@ def test_weights_that_do_not_fit_are_named(change, message):
 
 RUN = {
     "seed": 0,
-    "module": {"optimizer": {"lr": 0.1}, "loss": {"margin": 0.2}, "loss_lr_factor": 1.0},
+    "module": {"optimizer": {"lr": 0.1}, "loss": {"margin": 0.2}, "parameter_groups": {"loss": {"lr": None}}},
     "trainer": {"max_epochs": 3},
     "checkpoint": {"dirpath": "a"},
 }
@@ -197,7 +197,7 @@ def test_what_changes_is_said():
     ("change", "message"),
     [
         ({"optimizer": {"lr": 0.2}}, "module.optimizer.lr=0.2 instead of 0.1"),
-        ({"loss_lr_factor": 0.5}, "module.loss_lr_factor=0.5 instead of 1.0"),
+        ({"parameter_groups": {"loss": {"lr": 0.5}}}, "module.parameter_groups.loss.lr=0.5 instead of None"),
     ],
 )
 def test_a_change_without_effect_is_refused(change, message):

@@ -1,99 +1,103 @@
-"""Which checkpoints are meant, and when they can be compared."""
+"""The test images are embedded once, and measured as asked for."""
 
-from __future__ import annotations
-
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from toys import trainer
 
-from divconq_pl.app.evaluation import check_same_images, compared, concatenated, find_checkpoints, name_checkpoints
-from divconq_pl.data import FileDataset
-from divconq_pl.errors import InputError
-
-
-@pytest.fixture
-def sweep(tmp_path: Path) -> Path:
-    """A sweep of which run 1 has not finished, and run 10 has no best epoch."""
-    for name in ("0/checkpoints/best", "0/checkpoints/last", "2/checkpoints/best", "10/checkpoints/last"):
-        path = tmp_path / "sweep" / f"{name}.ckpt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    (tmp_path / "sweep" / "1").mkdir()
-    (tmp_path / "sweep" / "multirun.yaml").touch()
-    return tmp_path / "sweep"
+from divconq_pl import DivideConquerModule, InputError
+from divconq_pl.app.evaluation import check_channels, check_not_shared, embed, measure
+from divconq_pl.data import RetrievalDataModule
+from divconq_pl.data.dataset import ArrayDataset, Splits
+from divconq_pl.metrics.retrieval import retrieval_metrics
 
 
-def found(sweep: Path, *given: str) -> list[str]:
-    paths = [str(sweep / name) for name in given]
-    return [str(path.relative_to(sweep)) for path in find_checkpoints(paths[0] if len(paths) == 1 else paths)]
+class Noise:
+    """Four classes of six images for training, and as many for the test; or query and gallery of unequal size."""
+
+    def __init__(self, two=False):
+        pixels = np.random.default_rng(0).integers(0, 256, (24, 6, 6), dtype=np.uint8)
+        labels, names = torch.arange(24) // 6, [""] * 24
+        train, test = (ArrayDataset(pixels, labels, list(classes), names) for classes in ("abcd", "efgh"))
+        few = ArrayDataset(pixels[::2], labels[::2], list("efgh"), names[::2])
+        self._splits = Splits(train, None, (few, test) if two else test)
+
+    def splits(self):
+        return self._splits
 
 
-def test_a_folder_or_a_pattern_stands_for_its_checkpoints(sweep: Path):
-    runs = ["0/checkpoints/best.ckpt", "2/checkpoints/best.ckpt", "10/checkpoints/last.ckpt"]
-    assert found(sweep, "") == runs
-    assert found(sweep, "2") == runs[1:2]
-    assert found(sweep, "10") == runs[2:]
-    assert found(sweep, "*/checkpoints/best.ckpt") == runs[:2]
-    assert found(sweep, "*/checkpoints/last.ckpt") == ["0/checkpoints/last.ckpt", runs[2]]
-    assert found(sweep, "2", runs[0]) == [runs[1], runs[0]]
-    assert found(sweep, "nowhere.ckpt") == ["nowhere.ckpt"]  # whoever reads it says so
+def to_tensor(image):
+    return torch.as_tensor(np.array(image)).float()[None] / 255
 
 
-def test_what_leads_to_no_checkpoint_is_refused(sweep: Path):
-    for given in ("1", "*/best.ckpt"):
-        with pytest.raises(InputError, match="leads to no checkpoint"):
-            found(sweep, given)
-    with pytest.raises(InputError, match="no checkpoint given"):
-        find_checkpoints([])
+def parts(two=False):
+    backbone = nn.Flatten()
+    backbone.out_features = 36
+    module = DivideConquerModule(backbone, 8, nn.Identity())
+    options = {"batch_size": 8, "eval_batch_size": 10}
+    return module, RetrievalDataModule(Noise(two), to_tensor, to_tensor, **options)
 
 
-@pytest.mark.parametrize(
-    ("paths", "names"),
-    [
-        (["runs/a/checkpoints/best.ckpt"], ["best.ckpt"]),
-        (["runs/a/checkpoints/best.ckpt", "runs/b/checkpoints/best.ckpt"], ["a", "b"]),
-        (["a/checkpoints/best.ckpt", "a/checkpoints/last.ckpt"], ["best.ckpt", "last.ckpt"]),
-        (["x/a/best.ckpt", "x/b/c/best.ckpt"], ["a", "b/c"]),
-        (["a.ckpt", "a.ckpt"], ["a.ckpt", "a.ckpt"]),
-    ],
-)
-def test_checkpoints_are_named_by_where_they_differ(paths: list[str], names: list[str]):
-    assert name_checkpoints(list(map(Path, paths))) == names
+@pytest.mark.parametrize("two", [False, True], ids=["leave one out", "query and gallery"])
+def test_embeddings_are_those_of_the_network_image_by_image(two):
+    module, data = parts(two)
+    embeddings = embed(trainer(), module, data)
+    assert [len(rows) for rows in embeddings] == ([12, 24] if two else [24])
+    for rows, images in zip(embeddings, data.tested, strict=True):
+        for i, row in enumerate(rows):
+            alone = module(to_tensor(images.image(i))[None])[0].detach()
+            assert torch.allclose(row, alone / alone.norm(), atol=1e-6)
 
 
-def test_embeddings_side_by_side_weigh_the_same():
-    one, two = torch.randn(5, 3), 100 * torch.randn(5, 2)
-    (both,) = concatenated([[one], [two]])
-    for row, a, b in zip(both.numpy(), one.numpy(), two.numpy(), strict=True):
-        expected = np.concatenate([a / np.linalg.norm(a), b / np.linalg.norm(b)]) / np.sqrt(2)
-        assert row == pytest.approx(expected, abs=1e-6)
-    parts = concatenated([[one, one[:2]], [two, two[:2]]])
-    assert [part.shape for part in parts] == [(5, 5), (2, 5)]
+def test_embeddings_are_those_of_a_checkpoint_where_one_is_named(tmp_path):
+    module, data = parts()
+    fitted = trainer()
+    fitted.strategy.connect(module)
+    fitted.save_checkpoint(tmp_path / "best.ckpt")
+    (before,) = embed(trainer(), module, data)
+    nn.init.normal_(module.embedding.weight)
+    (changed,) = embed(trainer(), module, data)
+    (restored,) = embed(trainer(), module, data, tmp_path / "best.ckpt")
+    assert torch.equal(restored, before)
+    assert not torch.equal(changed, before)
 
 
-def test_folds_are_followed_by_their_mean_and_all_together():
-    rows = [{"name": name, "test/recall_at_1": value} for name, value in (("0", 0.5), ("1", 0.7))]
-    first, second, mean, together = compared(rows, {"test/recall_at_1": 0.8})
-    assert [first, second] == rows
-    assert mean["name"] == "separated, mean"
-    assert mean["test/recall_at_1"] == pytest.approx(0.6)
-    assert mean["test/recall_at_1_std"] == pytest.approx(0.02**0.5)
-    assert together == {"name": "concatenated", "test/recall_at_1": 0.8}
+@pytest.mark.parametrize("two", [False, True], ids=["leave one out", "query and gallery"])
+def test_what_is_asked_for_is_measured(two):
+    module, data = parts(two)
+    embeddings = embed(trainer(), module, data)
+    arguments = [x for rows, images in zip(embeddings, data.tested, strict=True) for x in (rows, images.targets)]
+    expected = retrieval_metrics(*arguments, ks=(1, 3), nmi_runs=2, marp=True, reid_draws=3)
+    found = measure(embeddings, data.tested, recall_ks=(1, 3), nmi_runs=2, marp=True, reid_draws=3)
+    assert found == {f"test/{name}": value for name, value in expected.items()}
+    assert {"test/nmi", "test/marp", "test/reid_recall_at_3"} < set(found)
+    plain = {"test/recall_at_1", "test/map_at_r", "test/r_precision"}
+    assert set(measure(embeddings, data.tested, recall_ks=(1,))) == plain
 
 
-def test_other_images_are_not_compared():
-    files = FileDataset(["a", "b"], [0, 1], ["x", "y"])
-    others = [
-        FileDataset(["a", "c"], [0, 1], ["x", "y"]),
-        FileDataset(["a", "b"], [1, 0], ["x", "y"]),
-        FileDataset(["a", "b"], [0, 1], ["x", "z"]),
-        FileDataset(["a"], [0], ["x", "y"]),
-    ]
-    path = Path("run/best.ckpt")
-    assert check_same_images((), (files,), path) == (files,)
-    assert check_same_images((files,), (files,), path) == (files,)
-    for other in [(other,) for other in others] + [(files, files)]:
-        with pytest.raises(InputError, match=r"'run/best\.ckpt' has other test images"):
-            check_same_images((files,), other, path)
+def test_images_that_were_left_out_are_not_measured():
+    module, data = parts()
+    embeddings = embed(trainer(limit_predict_batches=1), module, data)
+    expected = retrieval_metrics(embeddings[0], data.tested[0].targets[:10], ks=(1,))
+    assert measure(embeddings, data.tested, recall_ks=(1,))["test/recall_at_1"] == expected["recall_at_1"]
+    with pytest.raises(InputError, match=r"no image to evaluate on; use trainer\.limit_test_batches=null"):
+        embed(trainer(limit_predict_batches=0), module, data)
+
+
+def test_images_that_a_network_cannot_take_are_refused():
+    _, data = parts()
+    check_channels(data, 1)
+    with pytest.raises(InputError, match=r"have 1 channel\(s\), but the network of the checkpoint takes 3"):
+        check_channels(data, 3)
+
+
+def test_processes_do_not_get_a_share_of_the_test_images_each():
+    one, two = SimpleNamespace(world_size=1), SimpleNamespace(world_size=2)
+    check_not_shared(one, {"use_distributed_sampler": True})
+    check_not_shared(two, {"use_distributed_sampler": False})
+    for settings in ({"use_distributed_sampler": True}, {}):  # which is Lightning's default
+        with pytest.raises(InputError, match=r"trainer\.use_distributed_sampler=true gives each process only a share"):
+            check_not_shared(two, settings)

@@ -1,8 +1,7 @@
-"""Tables, files and log lines as a user reads them."""
+"""Files of results as a user reads them, collected and averaged."""
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -12,31 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from divconq_pl.app.results import (
     average_over_seeds,
+    check_published,
     collect_runs,
-    how_chosen,
-    print_results,
-    published,
-    selection,
+    describe_selection,
+    name_selection,
     write_json,
 )
-from divconq_pl.core.summary import division_line
 from divconq_pl.errors import InputError
 
 
 def run(name: str, *overrides: str, train: float | None = None, **numbers: float) -> dict[str, Any]:
     seconds = {} if train is None else {"train/seconds": train}
     return {"name": name, "overrides": list(overrides), **{f"test/{k}": v for k, v in numbers.items()}, **seconds}
-
-
-def printed(rows: list[dict[str, Any]], width: int = 80, terminal: bool = False) -> str:
-    file = io.StringIO()
-    console = Console(file=file, width=width, force_terminal=terminal, color_system=None)
-    print_results(rows, console=console)
-    return file.getvalue()
 
 
 def test_json_is_flat_sorted_and_plain(tmp_path: Path):
@@ -131,159 +120,30 @@ def test_runs_without_overrides_stay_apart():
     assert len(average_over_seeds([{"recall_at_1": 0.1}, {"recall_at_1": 0.1}])) == 2
 
 
-def test_a_run_is_shown_in_percent():
-    text = printed([run("glyphs", "dataset=glyphs", recall_at_1=0.65904, recall_at_10=1.0, map_at_r=math.nan)])
-    heading, values = (line.split() for line in text.splitlines() if "R@1" in line or "65.90" in line)
-    assert heading == ["run", "R@1", "R@10", "MAP@R", "R-prec"]
-    assert values == ["glyphs", "65.90", "100.00", "-", "-"]
-    assert "dataset=glyphs" in text
-
-
-def test_a_comparison_shows_what_differs_and_says_once_what_does_not():
-    rows = [
-        run("0", "dataset=glyphs", "loss=margin", "opts=[red]", recall_at_1=0.5, train=61.4),
-        run("1", "dataset=glyphs", "loss=triplet", recall_at_1=0.25, train=700.4),
-    ]
-    lines = printed(rows).splitlines()
-    assert next(line for line in lines if "margin" in line).split() == ["margin", "[red]", "50.00", "-", "-", "61.4"]
-    assert next(line for line in lines if "triplet" in line).split() == ["triplet", "-", "25.00", "-", "-", "700"]
-    assert [line.strip() for line in lines if "glyphs" in line] == ["all with dataset=glyphs"]
-
-
-def test_deviations_and_the_number_of_runs_are_shown():
-    rows = [run(str(s), f"seed={s}", recall_at_1=0.6 + 0.01 * s, nmi=0.8, train=10 + s) for s in range(3)]
-    text = printed(average_over_seeds(rows))
-    assert "61.00 ±1.00" in text
-    assert "80.00 ±0.00" in text
-    assert "11.0 ±1.0" in text
-    assert text.splitlines()[3].split()[-1] == "3"
-
-
-def test_same_overrides_are_told_apart_by_name():
-    text = printed([run("first", "loss=margin", recall_at_1=0.1), run("second", "loss=margin", recall_at_1=0.2)])
-    assert "first" in text
-    assert "second" in text
-
-
-def test_numbers_are_whole_in_a_file_and_in_a_terminal_of_80_columns():
-    rows = []
-    for place in range(6):
-        metrics = {f"recall_at_{k}": 0.6123 + place / 100 for k in (1, 2, 4, 8)} | {"map_at_r": 0.1, "r_precision": 0.2}
-        rows.append(
-            run(str(place), f"loss=l{place // 3}", f"divide.split_depth={place // 3}", f"seed={place}", **metrics)
-        )
-    rows = average_over_seeds(rows)
-    assert printed(rows, width=40).count("±1.00") == 8  # a file: as wide as it takes
-    in_terminal = printed(rows, terminal=True)
-    assert in_terminal.count("±1.00") == 8
-    assert max(map(len, in_terminal.splitlines())) <= 80
-
-
-PAPER = {"source": "TPAMI 2021, table 3", "recall_at_1": 0.8722, "marp": 0.6554}
-
-
-def row_of(text: str, name: str) -> list[str]:
-    return next(line for line in map(str.strip, text.splitlines()) if line.startswith(name)).removeprefix(name).split()
-
-
-def test_published_figures_stand_below_those_measured():
-    text = printed([{**run("mine", "loss=margin", recall_at_1=0.5, map_at_r=0.25), **published(PAPER)}])
-    heading = next(line.split() for line in text.splitlines() if "R@1" in line)
-    assert heading == ["run", "R@1", "MAP@R", "R-prec", "mARP"]
-    assert row_of(text, "mine") == ["50.00", "25.00", "-", "-"]
-    assert row_of(text, "TPAMI 2021, table 3") == ["87.22", "-", "-", "65.54"]
-    assert "loss=margin" in text
-
-
-def test_published_figures_of_several_runs_are_shown_once_and_not_averaged():
-    rows = [
-        {**run(str(i), f"loss={'ab'[i // 2]}", f"seed={i}", recall_at_1=0.5 + i / 100), **published(PAPER)}
-        for i in range(4)
-    ]
-    text = printed(average_over_seeds(rows))
-    assert text.count("TPAMI 2021, table 3") == 1
-    assert row_of(text, "TPAMI 2021, table 3")[:2] == ["-", "87.22"]  # a column for the loss
-    assert "87.22 ±" not in text
-    assert [line.split()[:2] for line in text.splitlines() if "±" in line] == [["run", "a"], ["run", "b"]]
-
-
-def test_numbers_stay_whole_beside_a_long_source():
-    source = "Improving Deep Metric Learning by Divide and Conquer, TPAMI 2021, table 3, learned masks"
-    metrics = {f"recall_at_{k}": 0.6123 for k in (1, 2, 4, 8)}
-    text = printed([{**run("mine", **metrics), **published({**PAPER, "source": source})}], terminal=True)
-    assert text.count("61.23") == 4
-    assert "87.22" in text
-    assert max(map(len, text.splitlines())) <= 80
-
-
 @pytest.mark.parametrize(
     ("figures", "message"),
     [
         ({"recall_at_1": 0.9}, "needs a source and figures"),
         ({"source": "Table 3"}, "needs a source and figures"),
-        ({"source": "Table 3", "recall": 0.9}, r"published\.recall is no metric"),
+        ({"source": "Table 3", "recall": 0.9}, r"published\.recall is not a metric"),
         ({"source": "Table 3", "recall_at_1": 87.22}, r"published\.recall_at_1=87\.22 must be a fraction"),
         ({"source": "Table 3", "nmi": "0.9"}, r"published\.nmi=0\.9 must be a fraction"),
     ],
 )
 def test_published_figures_that_make_no_sense_are_refused(figures: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
-        published(figures)
+        check_published(figures)
 
 
 def test_nothing_published_adds_nothing():
-    assert published(None) == {}
-
-
-def test_metrics_of_other_protocols_are_told_apart():
-    text = printed([run("vehicles", recall_at_1=0.95, reid_recall_at_1=0.77, reid_recall_at_5=0.9, marp=0.6, nmi=0.5)])
-    assert row_of(text, "vehicles") == ["95.00", "-", "-", "60.00", "50.00", "77.00", "90.00"]
-    heading = next(line for line in text.splitlines() if "R@1" in line)
-    assert " ".join(heading.split()) == "run R@1 MAP@R R-prec mARP NMI re-id R@1 re-id R@5"
+    assert check_published(None) == {}
 
 
 def test_a_heading_says_how_epochs_were_chosen():
-    assert selection("val", validated=True) == "validation"
-    assert selection("test", validated=True) == "best_test_epoch"
-    assert selection("test", validated=False) == selection(None, validated=False) == "last_epoch"
+    assert name_selection("val", validated=True) == "validation"
+    assert name_selection("test", validated=True) == "best_test_epoch"
+    assert name_selection("test", validated=False) == name_selection(None, validated=False) == "last_epoch"
     rows = [{"selection": name} for name in ("last_epoch", "validation", "last_epoch")]
-    assert how_chosen(rows) == "best epoch by validation; last epoch"
-    assert "inflates" in how_chosen([{"selection": "best_test_epoch"}])
-    assert how_chosen([{}]) == ""
-
-
-def test_an_empty_table_is_refused():
-    with pytest.raises(InputError, match="no run"):
-        print_results([])
-
-
-def test_a_division_is_one_line():
-    summary = {
-        "number": 3,
-        "epoch": 6,
-        "sizes": [212, 198, 187, 151],
-        "classes": [64, 60, 58, 49],
-        "moved": 31,
-        "left_out": 2,
-        "nmi": 0.8712,
-        "parents": [0, 0, 1, 1],
-        "seconds_features": 0.91,
-        "seconds_kmeans": 12.3,
-        "seconds_rest": 0.021,
-    }
-    assert division_line(summary) == (
-        "division 3 | epoch 6 | 4 clusters: 212 198 187 151 images, 64 60 58 49 classes | "
-        "31 images moved, 2 lone images left out, NMI 0.87 | features 0.9 s, k-means 12 s, rest 0.02 s"
-    )
-
-
-def test_a_division_says_only_what_is_known():
-    summary = {"epoch": 0, "sizes": [5], "classes": [2], "moved": 1, "left_out": 0, "nmi": None}
-    assert division_line(summary) == "division | epoch 0 | 1 cluster: 5 images, 2 classes | 1 image moved"
-
-
-def test_many_clusters_stay_on_one_readable_line():
-    summary = {"epoch": 8, "sizes": list(range(100, 132)), "classes": [7] * 31 + [90], "moved": 0, "nmi": 1.0}
-    line = division_line(summary)
-    assert "32 clusters: 100 / 116 / 131 images, 7 / 7 / 90 classes (min / median / max)" in line
-    assert len(line) < 160
+    assert describe_selection(rows) == "best epoch by validation; last epoch"
+    assert "inflates" in describe_selection([{"selection": "best_test_epoch"}])
+    assert describe_selection([{}]) == ""

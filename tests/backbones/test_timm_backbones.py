@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from toys import trainer
 
 from divconq_pl import DivideConquerCallback, DivideConquerModule, InputError
-from divconq_pl.app.checkpoints import load_embedder
-from divconq_pl.app.command import CONFIG_KEY
+from divconq_pl.app.checkpoints import CONFIG_KEY, load_embedder
 from divconq_pl.backbones import efficientnet_lite0, timm_backbone, timm_preprocessing
 from divconq_pl.data import image_test
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import itertools
 import re
 from collections.abc import Callable
@@ -10,18 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from divconq_pl.core.subspaces import SMALLEST_WIDTH, FixedSubspaces, LearnedSubspaces, Subspaces, orthogonality
+from divconq_pl.core.subspaces import (
+    SMALLEST_WIDTH,
+    FixedSubspaces,
+    LearnedSubspaces,
+    Subspaces,
+    ZeroedSubspaces,
+    orthogonality,
+)
 from divconq_pl.errors import InputError
 
-both_kinds = pytest.mark.parametrize("kind", [FixedSubspaces, LearnedSubspaces])
-
-
-class Host(nn.Module):
-    """A module of somebody else's, into which subspaces are put."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Linear(3, 16)
+every_kind = pytest.mark.parametrize("kind", [FixedSubspaces, LearnedSubspaces, ZeroedSubspaces])
 
 
 def learned_at(depth: int, width: int = 16, **options: Any) -> LearnedSubspaces:
@@ -85,7 +83,7 @@ def test_a_masked_embedding_and_masked_weights() -> None:
     assert [k for k, grad in enumerate(gradients) if grad is not None and grad.any()] == [2], "it trains this mask only"
 
 
-@both_kinds
+@every_kind
 def test_no_learner_means_the_full_embedding(kind: type[Subspaces]) -> None:
     subspaces = kind(16, 2)
     embeddings = torch.randn(5, 16)
@@ -100,7 +98,7 @@ def test_no_learner_means_the_full_embedding(kind: type[Subspaces]) -> None:
     assert subspaces.narrow(embeddings, 1) is embeddings, "another depth has other learners"
 
 
-@both_kinds
+@every_kind
 def test_learners_and_depths_that_do_not_exist_are_refused(kind: type[Subspaces]) -> None:
     subspaces = kind(16, 2)
     with pytest.raises(IndexError, match=r"learner 1 .*among 1"):
@@ -114,7 +112,7 @@ def test_learners_and_depths_that_do_not_exist_are_refused(kind: type[Subspaces]
             subspaces.set_depth(depth)
 
 
-@both_kinds
+@every_kind
 def test_advice_on_width_and_depth_works(kind: type[Subspaces]) -> None:
     for width, depth in itertools.product(range(1, 80), range(8)):
         try:
@@ -163,9 +161,9 @@ def test_a_merged_mask_is_the_mean_of_its_children() -> None:
 
 def test_setting_the_same_depth_again_leaves_masks_as_they_are() -> None:
     subspaces = learned_at(2)
-    before = subspaces.masks_state()
+    before = subspaces.state()
     subspaces.set_depth(2)
-    assert torch.equal(subspaces.masks_state(), before)
+    assert all(torch.equal(value, before[name]) for name, value in subspaces.state().items())
 
 
 def slow_orthogonality(masks: Tensor) -> Tensor:
@@ -189,144 +187,92 @@ def test_orthogonality_is_the_mean_cosine_of_different_masks(learners: int) -> N
     assert orthogonality(torch.zeros(learners, 16)).item() == 0.0, "masks that died do not turn into NaN"
 
 
-def backward(subspaces: LearnedSubspaces, *learners: int) -> None:
-    """Let batches of these learners give gradients."""
-    for learner in learners:
-        subspaces.activate(learner)
-        subspaces.narrow(torch.randn(5, 16), 1).square().sum().backward()
-    subspaces.activate(None)
+def test_the_penalty_is_the_weighted_orthogonality_of_the_masks_in_use() -> None:
+    for depth in (1, 3):
+        subspaces = learned_at(depth, orthogonality_weight=0.3)
+        penalty = subspaces.penalty()
+        assert penalty is not None
+        expected = 0.3 * slow_orthogonality(torch.stack([mask.clamp_min(0) for mask in subspaces.masks]))
+        assert penalty.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("depth", [1, 3])
-def test_the_gradient_of_orthogonality_is_added_to_that_of_the_masks_in_use(depth: int) -> None:
-    subspaces = learned_at(depth, orthogonality_weight=0.3)
-    backward(subspaces, 1)
-    masks = subspaces.masks
-    of_the_loss = [torch.zeros(16) if mask.grad is None else mask.grad.clone() for mask in masks]
-    term = 0.3 * slow_orthogonality(torch.stack([mask.clamp_min(0) for mask in masks]))
-    of_the_term = torch.autograd.grad(term, masks)
-
-    with torch.no_grad():  # as inside an optimiser's step
-        subspaces.finish_gradients(push_apart=True)
-    for mask, loss, expected in zip(masks, of_the_loss, of_the_term, strict=True):
-        assert mask.grad is not None
-        assert torch.allclose(mask.grad, loss + expected, atol=1e-6)
-    idle = [subspaces.get_parameter(f"mask_{k}") for k in range(2**depth, 8)]
-    assert all(mask.grad is None for mask in idle)
+@pytest.mark.parametrize(("depth", "weight"), [(0, 0.3), (2, 0.0)])
+def test_a_single_mask_and_a_weight_of_zero_have_no_penalty(depth: int, weight: float) -> None:
+    assert learned_at(depth, orthogonality_weight=weight).penalty() is None
 
 
-@pytest.mark.parametrize(
-    ("depth", "weight", "push_apart"), [(0, 0.3, True), (2, 0.0, True), (2, 0.3, False)], ids=["one", "0", "merged"]
-)
-def test_without_reason_to_push_masks_apart_there_is_no_such_gradient(
-    depth: int, weight: float, push_apart: bool
-) -> None:
-    subspaces = learned_at(depth, orthogonality_weight=weight)
-    backward(subspaces, 0)
-    of_the_loss = subspaces.get_parameter("mask_0").grad
-    assert of_the_loss is not None
-    expected = of_the_loss.clone()
-    subspaces.finish_gradients(push_apart=push_apart)
-    first, *others = [mask.grad for mask in subspaces.parameters()]
-    assert first is not None
-    assert torch.equal(first, expected)
-    assert all(gradient is None for gradient in others)
-
-
-def test_masks_in_half_precision_are_pushed_apart_in_single() -> None:
-    def gradients(subspaces: LearnedSubspaces) -> Tensor:
-        subspaces.set_depth(2)
-        subspaces.load_masks_state(values)
-        subspaces.activate(0)
-        subspaces.finish_gradients(push_apart=True)
-        return torch.stack([mask.grad for mask in subspaces.masks])
-
-    values = (1 + 0.01 * torch.randn(4, 16)).bfloat16()
-    half, double = gradients(LearnedSubspaces(16, 2).bfloat16()), gradients(LearnedSubspaces(16, 2).double())
-    assert half.dtype == torch.bfloat16
-    assert (half - double).norm() < 0.01 * double.norm()
-
-
-def test_an_optimiser_leaves_masks_alone_that_no_batch_has_used_since_its_last_step() -> None:
-    """Also if their gradients are kept as zeros, and it has momentum and weight decay."""
-    subspaces = learned_at(2)
-    optimizer = torch.optim.Adam(subspaces.parameters(), lr=0.1, weight_decay=0.1)
-    for used in ([0, 2], [1], [2, 2, 3], []):
-        before = subspaces.masks_state()
-        optimizer.zero_grad(set_to_none=False)
-        subspaces.anchor(torch.randn(5, 16, requires_grad=True)).sum().backward()
-        backward(subspaces, *used)
-        subspaces.finish_gradients(push_apart=False)
-        optimizer.step()
-        moved = (subspaces.masks_state() != before).any(dim=1)
-        assert moved.nonzero().flatten().tolist() == sorted(set(used))
-
-
-def test_anchored_embeddings_are_what_they_were_and_reach_every_mask() -> None:
-    subspaces = learned_at(2)
-    for dtype in (torch.float32, torch.bfloat16):
-        embeddings = torch.randn(5, 16, dtype=dtype)
-        anchored = subspaces.anchor(embeddings)
-        assert torch.equal(anchored, embeddings)
-        assert anchored.dtype == dtype
-        subspaces.zero_grad()
-        anchored.sum().backward()
-        gradients = [mask.grad for mask in subspaces.parameters()]
-        assert all(gradient is not None and not gradient.any() for gradient in gradients)
-
-
-@both_kinds
-def test_checkpoints_of_the_host_stay_what_they_were(kind: type[Subspaces]) -> None:
-    plain, host = Host(), Host()
-    host.add_module("subspaces", kind(16, 2))
-    assert list(host.state_dict()) == list(plain.state_dict())
-    host.load_state_dict(plain.state_dict(), strict=True)
-    plain.load_state_dict(host.state_dict(), strict=True)
-    assert torch.equal(plain.embedding.weight, host.embedding.weight)
-
-
-def test_masks_are_parameters_of_the_host_from_the_start() -> None:
-    host = Host()
-    host.add_module("subspaces", LearnedSubspaces(16, 2))
-    names = [name for name, _ in host.named_parameters() if name.startswith("subspaces.")]
-    assert names == [f"subspaces.mask_{k}" for k in range(4)]
-
-
-def test_masks_travel_by_their_own_state() -> None:
-    subspaces = LearnedSubspaces(16, split_depth=4)
+@every_kind
+def test_values_travel_by_their_own_state(kind: type[Subspaces]) -> None:
+    subspaces, other = kind(64, split_depth=4), kind(64, split_depth=4)
     with torch.no_grad():
-        for k, mask in enumerate(subspaces.parameters()):
-            mask.fill_(k)
-    state = subspaces.masks_state()
-    assert state[:, 0].tolist() == list(range(16))
-    assert not state.requires_grad
-    other = LearnedSubspaces(16, split_depth=4)
-    other.load_masks_state(state)
-    assert torch.equal(other.masks_state(), state)
+        for k, parameter in enumerate(subspaces.parameters()):
+            parameter.fill_(k)
+    state = subspaces.state()
+    other.load_state(state)
+    assert list(other.state()) == list(state)
+    assert all(torch.equal(other.state()[name], value) for name, value in state.items())
+    assert not any(value.requires_grad for value in state.values())
     with torch.no_grad():
-        subspaces.masks[0].fill_(99.0)
-    assert state[0, 0] == 0, "a state is a copy"
-    assert other.masks[0][0] == 0
+        for parameter in subspaces.parameters():
+            parameter.fill_(99.0)
+    assert all(value.max() < 99 for value in state.values()), "a state is a copy"
 
 
-@both_kinds
-def test_a_copy_has_learners_of_its_own(kind: type[Subspaces]) -> None:
-    subspaces = kind(16, 2)
+def test_a_state_that_does_not_fit_is_refused_by_shape() -> None:
+    state = LearnedSubspaces(16, split_depth=1).state()
+    with pytest.raises(InputError, match=r"mask_0 of shape \(16,\).* and LearnedSubspaces has .*mask_3 of shape"):
+        LearnedSubspaces(16, split_depth=2).load_state(state)
+    with pytest.raises(InputError, match="FixedSubspaces has no values of their own"):
+        FixedSubspaces(16, split_depth=1).load_state(state)
+
+
+class Scaled(Subspaces):
+    """A kind that somebody else adds: every learner sees all coordinates, each times a number of its own."""
+
+    def __init__(self, width: int, split_depth: int) -> None:
+        super().__init__(width, split_depth)
+        self.scales = nn.Parameter(torch.ones(2**split_depth, width))
+
+    def part(self, values: Tensor, dim: int) -> Tensor:
+        return (values.movedim(dim, -1) * self.scales[self.learner]).movedim(-1, dim)
+
+
+def test_a_new_kind_is_one_class() -> None:
+    subspaces = Scaled(16, split_depth=2)
     subspaces.set_depth(2)
-    subspaces.activate(1)
-    other = copy.deepcopy(subspaces)
-    values = torch.randn(3, 16)
-    before = subspaces.narrow(values, 1)
-    assert torch.equal(other.narrow(values, 1), before)
-    other.activate(2)
     with torch.no_grad():
-        for mask in other.parameters():
-            mask.fill_(7.0)
-    assert torch.equal(subspaces.narrow(values, 1), before)
-    assert not torch.equal(other.narrow(values, 1), before)
+        subspaces.scales[3] = 2.0
+    values = torch.randn(5, 16)
+    assert torch.equal(subspaces.narrow(values, 1), values)
+    subspaces.activate(3)
+    assert torch.equal(subspaces.narrow(values, 1), 2 * values)
+    assert subspaces.penalty() is None
+    assert subspaces.outside([0]) is None
+    assert Scaled.deepest(16) == 4
 
 
-@both_kinds
+def test_zeroed_coordinates_are_the_slice_among_zeros() -> None:
+    sliced, zeroed = FixedSubspaces(16, 2), ZeroedSubspaces(16, 2)
+    for subspaces in (sliced, zeroed):
+        subspaces.set_depth(2)
+        subspaces.activate(2)
+    for shape, dim in (((5, 16), 1), ((16, 7), 0)):
+        values = torch.randn(*shape)
+        wide = zeroed.narrow(values, dim)
+        assert torch.equal(wide.index_select(dim, torch.arange(8, 12)), sliced.narrow(values, dim))
+        assert int((wide != 0).sum()) == sliced.narrow(values, dim).numel()
+        assert wide.shape == values.shape
+
+
+def test_what_is_outside_of_some_slices_is_in_all_others() -> None:
+    subspaces = FixedSubspaces(16, 2)
+    subspaces.set_depth(2)
+    assert subspaces.outside([0, 3]).tolist() == list(range(4, 12))
+    assert subspaces.outside(range(4)).tolist() == []
+    assert LearnedSubspaces(16, 2).outside([0]) is None
+
+
+@every_kind
 def test_compiled_code_follows_the_active_learner(kind: type[Subspaces]) -> None:
     subspaces = kind(64, 4)
     subspaces.set_depth(4)

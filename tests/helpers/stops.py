@@ -86,6 +86,7 @@ def fit(folder=None, resume=None, *others, subspaces="fixed", workers=0, seed=0,
     pl.seed_everything(seed)  # what a resumed run begins with is not what the stopped one had come to
     settings = {"split_depth": 2, "every_n_epochs": 1, "merge_at": 3, "conquer_at": 4, "subspaces": subspaces}
     divide = DivideConquerCallback(**{**settings, **options.pop("divide", {})})
+    divide = options.pop("callback", lambda: divide)()
     keep = [] if folder is None else [Keep(folder)]
     checkpointing = any(isinstance(callback, Checkpoint) for callback in (*others, *keep))
     options = {"max_epochs": EPOCHS, "enable_checkpointing": checkpointing, **options}

@@ -71,7 +71,7 @@ def record(folder, keep=None, resume=None, subspaces="fixed", seed=0, devices=2)
         "batches": module.seen,
         "learners": learners.learners,
         "weights": weights(module),
-        "masks": callback.state_dict()["masks"],
+        "masks": callback.subspaces.state(),
         "assignment": division.assignment,
         "sizes": [summary["sizes"] for summary in callback.history],
         "said": [str(warning.message) for warning in said],

@@ -16,7 +16,7 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_metric_learning import miners
 
-from divconq_pl import DivideConquerCallback, DivideConquerModule
+from divconq_pl import DistanceWeightedMiner, DivideConquerCallback, DivideConquerModule
 from divconq_pl.app.results import SELECTIONS
 from divconq_pl.data import RetrievalDataModule
 
@@ -25,9 +25,10 @@ GROUPS = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder 
 GROUPS["experiment"] = [
     name for name in GROUPS["experiment"] if name.startswith("glyphs")
 ]  # others: test_experiments.py
+RENDERED = ("glyphs", "sides")
 CHOICES = [(group, name) for group, names in GROUPS.items() for name in names]
 USUAL_MINER = {
-    "margin": miners.DistanceWeightedMiner,
+    "margin": DistanceWeightedMiner,
     "triplet": miners.TripletMarginMiner,
     "multi_similarity": miners.MultiSimilarityMiner,
 }
@@ -63,21 +64,21 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def glyph_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("glyphs")
+def rendered_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("rendered")
 
 
 @pytest.fixture
-def composed(tmp_path, images, copies, glyph_cache):
+def composed(tmp_path, images, copies, rendered_cache):
     """Compose a configuration as on the command line, with small data."""
 
     def make(*overrides, config="train"):
         named = [o.removeprefix("dataset=") for o in overrides if o.startswith("dataset=")]
-        if named and named[-1] != "glyphs":
+        if named and named[-1] not in RENDERED:
             root = {"image_folder": images, **copies}[named[-1]]
             data = [f"dataset.root={root}", "image_size=32", "data.num_workers=0"]
         else:
-            data = [f"dataset.root={glyph_cache}", "dataset.size=16"]
+            data = [f"dataset.root={rendered_cache}", "dataset.size=16"]
             data += [] if any("dataset.num_classes=" in o for o in overrides) else ["dataset.num_classes=12"]
         folder = f"hydra.runtime.output_dir={tmp_path / 'run'}"
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -132,7 +133,7 @@ def test_a_data_set_gives_disjoint_classes_and_batches_of_them(composed, name):
     parts = [set(part.classes) for part in (splits.train, splits.val, test)]
     assert len(set.union(*parts)) == sum(map(len, parts))
     images, labels = next(iter(data.train_dataloader()))
-    size, channels = (16, 1) if name == "glyphs" else (32, 3)
+    size, channels = (16, 1) if name in RENDERED else (32, 3)
     assert images.shape == (4, channels, size, size)
     assert sorted(np.unique(labels, return_counts=True)[1]) == [2, 2]
 
@@ -143,6 +144,13 @@ def test_a_loss_is_named_as_in_pytorch_metric_learning_and_brings_its_usual_mine
     assert type(module.loss).__name__.lower().startswith(name.replace("_", ""))
     assert type(module.miner) is USUAL_MINER.get(name, type(None))
     assert type(instantiate(composed("miner=batch_hard", f"loss={name}").module.miner)) is miners.BatchHardMiner
+
+
+def test_each_part_may_have_settings_of_the_optimiser(composed):
+    changes = ["module.parameter_groups.loss.lr=0.1", "module.parameter_groups.embedding.weight_decay=0"]
+    optimizer = instantiate(composed("loss=proxy_anchor", *changes).module).configure_optimizers()
+    rates = {group["name"]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
+    assert rates == {"backbone": (1e-3, 1e-4), "embedding": (1e-3, 0), "loss": (0.1, 1e-4)}
 
 
 def test_no_miner_can_be_asked_for(composed):
@@ -283,10 +291,10 @@ def test_evaluation_composes_with_the_same_choices(group):
 
 @pytest.mark.parametrize("name", GROUPS["dataset"])
 def test_an_evaluation_takes_the_ks_of_its_data_set(name):
-    for overrides, ks in (([], RECALL_KS.get(name)), (["module.recall_ks=[3]"], [3])):
+    for overrides, ks in (([], RECALL_KS.get(name)), (["evaluation.recall_ks=[3]"], [3])):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("evaluate", [f"dataset={name}", "dataset.root=somewhere", *overrides])
-        assert cfg.module.recall_ks == ks
+        assert cfg.evaluation.recall_ks == ks
         assert cfg.dataset.root == "somewhere"
         assert cfg.data.test_transform
 

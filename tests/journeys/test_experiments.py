@@ -12,11 +12,13 @@ import trees
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from pytorch_metric_learning import losses, miners
+from pytorch_metric_learning import losses
 from torchvision.transforms import v2
 
-from divconq_pl import FixedSubspaces, LearnedSubspaces
-from divconq_pl.app.results import how_chosen, print_results, published, selection
+from divconq_pl import DistanceWeightedMiner, FixedSubspaces, LearnedSubspaces
+from divconq_pl.app.evaluation import embed, measure
+from divconq_pl.app.results import check_published, describe_selection, name_selection
+from divconq_pl.app.table import print_results
 
 CONF = Path(__file__).parents[2] / "conf"
 pytestmark = [
@@ -74,7 +76,8 @@ TINY = [
     "backbone=small",
     "image_size=32",
     "data={batch_size: 4, images_per_class: 2, eval_batch_size: 16, num_workers: 0}",
-    "module={embedding_dim: 8, nmi_runs: 1}",
+    "module.embedding_dim=8",
+    "evaluation.nmi_runs=1",
     "trainer={accelerator: cpu, max_epochs: 3, limit_train_batches: 2, enable_progress_bar: false}",
     "logger=none",
 ]
@@ -141,22 +144,23 @@ def test_a_recipe_says_what_was_published(composed, name):
     assert initial == [(pytest.approx(1e-5), recipe.weight_decay)] * 2
     assert isinstance(module.loss, losses.MarginLoss)
     assert (module.loss.margin, cfg.loss.beta, module.loss.nu) == (0.2, 1.2, 0)
-    assert isinstance(module.miner, miners.DistanceWeightedMiner)
+    assert isinstance(module.miner, DistanceWeightedMiner)
     assert (module.miner.cutoff, module.miner.nonzero_loss_cutoff) == (0.5, 1.4)
+    assert module.miner.width == (512 if "tpami2021" in name else None)
 
     figures = dict(cfg.published or {})
     assert bool(figures) == (recipe.recall is not None)
     shown = [figures.get(metric) for metric in ("recall_at_1", "nmi", "marp")]
     wanted = [None if value is None else pytest.approx(value / 100) for value in recipe[-3:]]
     assert shown == wanted
-    assert published(figures) or not figures
+    assert check_published(figures) or not figures
     assert {int(key.rpartition("_")[2]) for key in figures if "recall" in key} <= set(module.recall_ks)
     assert [figures[key] for key in figures if "recall" in key] == sorted(
         figures[key] for key in figures if "recall" in key
     )
-    assert bool(module.nmi_runs) >= (recipe.nmi is not None)
-    assert module.nmi_runs in (0, 10)
-    assert module.marp == (recipe.marp is not None)
+    assert bool(cfg.evaluation.nmi_runs) >= (recipe.nmi is not None)
+    assert cfg.evaluation.nmi_runs in (0, 10)
+    assert cfg.evaluation.marp == (recipe.marp is not None)
 
     data = instantiate(cfg.data)
     assert (data.batch_size, data.images_per_class, data.num_workers) == (recipe.batch, recipe.M, None)
@@ -229,9 +233,9 @@ def test_a_recipe_trains_and_is_shown_beside_the_published_figures(composed, cap
     after = list(module.parameters())[: len(before)]
     assert all(not torch.equal(old, new) for old, new in zip(before, after, strict=True) if new.requires_grad)
 
-    tested = trainer.test(module, data, verbose=False)[0]
-    results = {**tested, "name": "own", "selection": selection(data.validate_on, validated=True)}
-    print_results([results | published(cfg.published)], title=how_chosen([results]))
+    tested = measure(embed(trainer, module, data), data.tested, **cfg.evaluation)
+    results = {**tested, "name": "own", "selection": name_selection(data.validate_on, validated=True)}
+    print_results([results | check_published(cfg.published)], title=describe_selection([results]))
     check_table(capsys.readouterr().out, name, "own", tested)
 
 
@@ -267,7 +271,7 @@ def test_a_recipe_runs_from_the_command_line_and_its_checkpoint_is_evaluated(cal
     assert code == 0, err
     found = json.loads((tmp_path / "measured" / "results.json").read_text())
     check_table(out, name, "measured", found)
-    metrics = ["module.nmi_runs=1", f"module.marp={RECIPES[name].marp is not None}"]
+    metrics = ["evaluation.nmi_runs=1", f"evaluation.marp={RECIPES[name].marp is not None}"]
     code, out, err = call("evaluate.py", "checkpoint=measured", *metrics, "json=again.json")
     assert code == 0, err
     again = json.loads((tmp_path / "again.json").read_text())

@@ -15,8 +15,8 @@ from PIL import Image
 from programs import contents, refusal
 from torch.utils.data import get_worker_info
 
-from divconq_pl.app.checkpoint_io import AtomicCheckpointIO
 from divconq_pl.app.interruption import NoticeDeadWorkers
+from divconq_pl.app.saving import AtomicCheckpointIO
 from divconq_pl.data.dataset import ArrayDataset, FileDataset
 from divconq_pl.files import write_atomically
 
@@ -124,7 +124,7 @@ def full(*_, **__):
 @pytest.mark.parametrize(
     ("what", "file"),
     [
-        ("divconq_pl.files.write_atomically", "run/pictures/tree.png"),
+        ("divconq_pl.app.plots._save.write_atomically", "run/pictures/tree.png"),
         ("divconq_pl.app.results.write_atomically", "run/results.json"),
         ("pytorch_lightning.loggers.csv_logs.ExperimentWriter.save", "the disk fails"),
     ],

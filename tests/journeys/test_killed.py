@@ -28,7 +28,7 @@ ARGUMENTS = [
     "trainer.max_epochs=8",
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
-    "+callbacks.steps={_target_: divconq_pl.app.stopping.CarriedCheckpoint, dirpath: '${checkpoint.dirpath}', "
+    "+callbacks.steps={_target_: divconq_pl.app.saving.CarriedCheckpoint, dirpath: '${checkpoint.dirpath}', "
     "filename: steps, every_n_train_steps: 7, enable_version_counter: false}",
     "logger=none",
 ]
@@ -58,7 +58,12 @@ def outcome(last, folder):
     """Return what a run has left: its last and its best weights, its masks and divisions, and its test results."""
     last, best = (torch.load(path, weights_only=True) for path in (last, folder / "checkpoints" / "best.ckpt"))
     divide = last["callbacks"]["DivideConquerCallback"]
-    tensors = [*last["state_dict"].values(), *best["state_dict"].values(), divide["masks"], divide["assignment"]]
+    tensors = [
+        *last["state_dict"].values(),
+        *best["state_dict"].values(),
+        *divide["learners"]["values"].values(),
+        divide["assignment"],
+    ]
     results = json.loads((folder / "results.json").read_text())
     sizes = [(summary["epoch"], summary["sizes"]) for summary in divide["history"]]
     return tensors, sizes, last["global_step"], {k: v for k, v in results.items() if k.startswith(("test/", "val/"))}
@@ -66,9 +71,7 @@ def outcome(last, folder):
 
 def test_a_training_killed_twenty_times_ends_as_if_nothing_had_been(tmp_path):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["divconq_pl", "divconq_pl.app.command", "divconq_pl.app.pictures", "divconq_pl.data", "faiss"]
-    )
+    context.set_forkserver_preload(["divconq_pl", "divconq_pl.app.command", "divconq_pl.app.train", "faiss"])
 
     def start(name, *arguments):
         process = context.Process(target=train, args=(tmp_path, [*ARGUMENTS, f"hydra.run.dir={name}", *arguments]))

@@ -37,6 +37,7 @@ from witnesses import (
     assert_divided,
     close,
     fit,
+    masks_of,
     validation,
 )
 
@@ -77,9 +78,9 @@ def test_learning_rates_and_divisions_are_logged(ours_first):
     memory, callback = Memory(), Unique(subspaces="learned")
     monitor = LearningRateMonitor("step")
     fit(callback, Ours(), monitor, ours_first=ours_first, logger=memory, log_every_n_steps=1)
-    rates = memory.of("lr-Adam/masks")
+    rates = memory.of("lr-Adam/embedding")
     assert [step for step, _ in rates] == list(range(4 * BATCHES))
-    assert {rate for _, rate in rates} == {1e-3 * 100.0}
+    assert {rate for _, rate in rates} == {1e-3}
     assert {rate for _, rate in memory.of("lr-Adam/backbone")} == {1e-3}
     assert memory.of("division/clusters") == [(epoch * BATCHES, 2) for epoch in (1, 2, 3)]
     assert len(memory.of("train/loss")) == 4 * BATCHES
@@ -147,7 +148,7 @@ def test_backbone_finetuning_with_learned_masks_is_resumed(tmp_path, ours_first)
         options = {"max_epochs": epochs, "resume": resume, "train": DataLoader(Vectors(), batch_size=16)}
         fitted, _ = fit(callback, module, BackboneFinetuning(2), ours_first=ours_first, **options)
         fitted.save_checkpoint(tmp_path / f"{epochs}.ckpt")
-        return weights(module), callback.state_dict()["masks"]
+        return weights(module), masks_of(callback)
 
     straight = train(4)
     train(1)
@@ -180,11 +181,12 @@ def test_masks_used_in_any_accumulated_batch_are_trained():
 
     class Spy(pl.Callback):
         def on_before_optimizer_step(self, trainer, module, optimizer):
-            masks = module.divide_conquer_subspaces.parameters()
+            masks = callback.subspaces.parameters()
             moved.append([mask.grad is not None and bool(mask.grad.abs().sum()) for mask in masks])
 
     make = partial(LearnedSubspaces, orthogonality_weight=0.0)
-    _, batches = fit(Unique(subspaces=make), PlainModule(), Spy(), accumulate_grad_batches=BATCHES)
+    callback = Unique(subspaces=make)
+    _, batches = fit(callback, PlainModule(), Spy(), accumulate_grad_batches=BATCHES)
     assert_divided(batches, [1, 2, 3], "learned")
     assert moved == [[False, False], [True, True], [True, True], [True, True]]
 
@@ -300,7 +302,7 @@ def test_learned_masks_are_trained_once_and_resumed_whatever_the_groups(make, tm
         assert_divided(batches, range(0 if resume is None else 2, epochs), "learned")
         optimised = [id(p) for group in fitted.optimizers[0].param_groups for p in group["params"]]
         assert sorted(optimised) == sorted(id(p) for p in module.parameters())
-        return weights(module), callback.state_dict()["masks"]
+        return weights(module), masks_of(callback)
 
     straight, masks = train(4)
     train(2)
@@ -313,8 +315,6 @@ def test_learned_masks_are_trained_once_and_resumed_whatever_the_groups(make, tm
 
 class TwoOptimisers(PlainModule):
     """Optimises by hand."""
-
-    masks_are = "in neither"
 
     def __init__(self):
         super().__init__()
@@ -331,10 +331,6 @@ class TwoOptimisers(PlainModule):
 
     def configure_optimizers(self):
         parts = [list(self.backbone.parameters()), list(self.head.parameters())]
-        known = {id(p) for part in parts for p in part}
-        rest = [p for p in self.parameters() if id(p) not in known]
-        if self.masks_are != "in neither":
-            parts[self.masks_are == "in the second"] += rest
         return [torch.optim.SGD(part, lr=1e-1) for part in parts]
 
 
@@ -347,15 +343,13 @@ def test_two_optimisers_by_hand():
     assert not any(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 
-@pytest.mark.parametrize("masks_are", ["in neither", "in the first", "in the second"])
-def test_learned_masks_follow_the_loss_with_either_of_two_optimisers(masks_are):
+def test_learned_masks_follow_the_loss_with_two_optimisers():
     module = TwoOptimisers()
-    module.masks_are = masks_are
     make = partial(LearnedSubspaces, orthogonality_weight=0.0)
     callback = Unique(subspaces=make)
     _, batches = fit(callback, module)
     assert_divided(batches, [1, 2, 3], "learned")
-    masks = callback.state_dict()["masks"]
+    masks = masks_of(callback)
     assert (masks[0] != 1).any()
     assert (masks[1] != 1).any()
     assert not torch.equal(masks[0], masks[1])
@@ -390,7 +384,7 @@ def test_learned_masks_with_optimisers_that_take_turns():
     witness = HeadGradient(callback)
     trainer(callback, witness, max_epochs=3).fit(Toggling(), loader())
     assert_divided(witness.batches, [1, 2], "learned")
-    masks = callback.state_dict()["masks"]
+    masks = masks_of(callback)
     assert not torch.equal(masks[0], masks[1])
 
 
@@ -416,7 +410,7 @@ def test_intervals_and_limits_mean_what_they_mean_without_it(subspaces, options,
 
     class Spy(pl.Callback):
         def on_validation_start(self, trainer, module):
-            validated.append(module.divide_conquer_subspaces.active)
+            validated.append(callback.subspaces.active)
 
     callback = Unique(subspaces=subspaces)
     fitted, batches = fit(callback, PlainModule(), Spy(), val=validation(), **options)
@@ -578,7 +572,7 @@ def test_tuning_leaves_no_trace_and_the_training_divides(subspaces, tune):
     assert same(before, weights(module))
     assert callback.division is None
     assert callback.history == []
-    described = {"masks", "settings", "images"}  # of what is to be trained, not of what was
+    described = {"learners", "settings", "images"}  # of what is to be trained, not of what was
     assert {name: value for name, value in callback.state_dict().items() if name not in described} == {
         name: value for name, value in state.items() if name not in described
     }
@@ -645,20 +639,19 @@ def test_the_same_trainer_goes_on_with_more_epochs(subspaces):
 
     class Spy(pl.Callback):
         def on_train_start(self, trainer, module):
-            starts.append(callback.state_dict()["masks"])
+            starts.append(callback.subspaces.state())
 
     fitted = trainer(callback, witness, Spy(), max_epochs=2)
     train = loader()
     fitted.fit(module, train)
-    masks = callback.state_dict()["masks"]
+    masks = callback.subspaces.state()
     fitted.fit_loop.max_epochs = 6
     fitted.fit(module, train)
     assert_divided(witness.batches, [1, 2, 3, 4, 5], subspaces)
     assert [summary["epoch"] for summary in callback.history] == [1, 4]
     assert fitted.global_step == 6 * BATCHES
-    if subspaces == "learned":
-        assert (masks != 1).any()
-        assert torch.equal(starts[1], masks)
+    assert same(starts[1], masks)
+    assert any((mask != 1).any() for mask in masks.values()) == (subspaces == "learned")
 
 
 @SUBSPACES

@@ -17,6 +17,7 @@ from PIL import Image
 from programs import ROOT, contents, refusal
 
 import divconq_pl
+from divconq_pl import DivideConquerModule
 from divconq_pl.data import Glyphs
 
 TINY = ["dataset.num_classes=24", "dataset.size=16", "data.batch_size=16", "trainer.enable_progress_bar=false"]
@@ -220,7 +221,7 @@ def test_an_export_names_every_image_and_is_never_overwritten(call, sweep, workp
 
 def test_other_images_are_evaluated_with_their_own_metrics(call, sweep, results, tmp_path):
     best = f"checkpoint={sweep[0] / '1' / 'checkpoints' / 'best.ckpt'}"
-    metrics = "module={recall_ks: [1, 3], nmi_runs: 2, marp: true, reid_draws: 2}"
+    metrics = "evaluation={recall_ks: [1, 3], nmi_runs: 2, marp: true, reid_draws: 2}"
     # Glyphs have one channel, as the network expects, whatever channels says.
     arguments = ["dataset=glyphs", "dataset.num_classes=20", "dataset.size=16", "dataset.seed=1", "channels=3"]
     code, out, err = call("evaluate.py", best, *arguments, metrics, "json=other.json")
@@ -273,6 +274,50 @@ def test_an_epoch_can_be_chosen_by_the_test_classes_which_is_said_beside_the_pub
         published = cells(text, "Table 3 of [7]")
         assert published[0] == "90.00"
         assert published[6] == "70.00"
+
+
+def test_every_test_image_is_embedded_once_for_metrics_logs_and_gallery(call, tmp_path, monkeypatch):
+    embedded, drawn, step = [], [], DivideConquerModule.predict_step
+
+    def counted(self, batch, *rest):
+        rows = step(self, batch, *rest)
+        embedded.append(rows)
+        return rows
+
+    monkeypatch.setattr(DivideConquerModule, "predict_step", counted)
+    monkeypatch.setattr(DivideConquerModule, "test_step", None)
+    monkeypatch.setattr("divconq_pl.app.pictures.draw_gallery", lambda folder, rows, parts: drawn.extend(rows))
+    quick = ["divide=none", "trainer.max_epochs=1", "logger=csv", "hydra.run.dir=run", "data.eval_batch_size=16"]
+    code, _, err = call("train.py", *TINY, *quick, "evaluation.marp=true", "evaluation.recall_ks=[1]")
+    assert code == 0, err
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert len(embedded) > 1
+    assert torch.equal(torch.cat(embedded), drawn[0])
+    rows = drawn[0].numpy().astype(float)
+    labels = Glyphs(num_classes=24, size=16).splits().test.targets.numpy()
+    recall, precision = ranked_by_hand(rows, labels)
+    assert (found["test/recall_at_1"], found["test/map_at_r"]) == (pytest.approx(recall), pytest.approx(precision))
+    with (tmp_path / "run" / "csv" / "metrics.csv").open() as file:
+        *earlier, last = csv.DictReader(file)
+    assert {key: float(last[key]) for key in found if key.startswith("test/")} == pytest.approx(
+        {key: value for key, value in found.items() if key.startswith("test/")}
+    )
+    assert "test/marp" in found
+    assert not any(row["test/marp"] for row in earlier)
+
+
+def test_a_few_test_images_are_enough_for_a_gallery(call, tmp_path):
+    few = ["divide=none", "trainer.max_epochs=1", "logger=none", "hydra.run.dir=run"]
+    few += ["trainer.limit_test_batches=1", "data.eval_batch_size=16"]
+    code, _, err = call("train.py", *TINY, *few)
+    assert code == 0, err
+    assert (tmp_path / "run" / "pictures" / "gallery.png").is_file()
+    code, _, err = call("evaluate.py", "checkpoint=run", *few[-2:], "export=few.npz", "json=few.json")
+    assert code == 0, err
+    with np.load(tmp_path / "few.npz") as file:
+        assert len(file["labels"]) == 16
+    found, again = (json.loads((tmp_path / name).read_text()) for name in ("run/results.json", "few.json"))
+    assert {name: again[name] for name in TESTED} == pytest.approx({name: found[name] for name in TESTED})
 
 
 def test_without_validation_the_last_epoch_is_tested(call, tmp_path):
@@ -403,7 +448,24 @@ def test_a_wrong_name_gives_one_line_and_nothing_else(call, tmp_path):
             r"unknown backbone 'resnet51': torchvision has resnet50",
         ),
         (["published={recall_at_1: 0.9}"], r"published needs a source and figures"),
-        (["ckpt_path=nowhere.ckpt"], r"ckpt_path='nowhere\.ckpt' is no file"),
+        (["module.nmi_runs=10"], r"no 'module\.nmi_runs'; did you mean 'evaluation\.nmi_runs'\?"),
+        (["module={embedding_dim: 8, marp: true}"], r"no 'module\.marp'; did you mean 'evaluation\.marp'\?"),
+        (["module.loss_lr_factor=2"], r"no 'module\.loss_lr_factor'; .*module has: .* parameter_groups"),
+        (["++evaluation.nmi=10"], r"no 'evaluation\.nmi'; evaluation has: marp, nmi_runs, recall_ks, reid_draws$"),
+        (["divide.subspaces=fixd"], r"divide\.subspaces='fixd' must be 'fixed', 'learned' or a mapping with _target_$"),
+        (
+            ["dataset=vehicle_id", "dataset.root=nowhere", "dataset.val_fraction=abc"],
+            r"dataset\.val_fraction='abc' must",
+        ),
+        (
+            ["module.parameter_groups.loss.lr=abc"],
+            r"module\.parameter_groups\.loss\.lr='abc' must be a number or null$",
+        ),
+        (
+            ["+module.parameter_groups.los.lr=1", *TINY],
+            r"there is no part parameter_groups\.los; a module has: backbone,",
+        ),
+        (["ckpt_path=nowhere.ckpt"], r"ckpt_path='nowhere\.ckpt' is not a file"),
         pytest.param(
             [*TINY, "trainer.accelerator=gpu"],
             r"error: No supported gpu backend found!$",
@@ -441,8 +503,11 @@ def test_evaluation_says_what_is_wrong_with_a_checkpoint(call, sweep):
     best = f"checkpoint={sweep[0] / '0' / 'checkpoints' / 'best.ckpt'}"
     for arguments, message in (
         ([], r"no checkpoint given; use checkpoint=PATH"),
-        (["checkpoint=nowhere.ckpt"], r"checkpoint='nowhere\.ckpt' is no file"),
-        ([f"checkpoint={sweep[0] / '0' / 'results.json'}"], r"results\.json' is damaged or no checkpoint of train\.py"),
+        (["checkpoint=nowhere.ckpt"], r"checkpoint='nowhere\.ckpt' is not a file"),
+        (
+            [f"checkpoint={sweep[0] / '0' / 'results.json'}"],
+            r"results\.json' is damaged or not a checkpoint of train\.py",
+        ),
         ([best, "backbone=small", "channels=3"], r"shape \(32, 1, 3, 3\) instead of \(32, 3, 3, 3\)"),
         (
             [best, "backbone=torchvision", "backbone.name=resnet18", "channels=1"],
@@ -451,6 +516,7 @@ def test_evaluation_says_what_is_wrong_with_a_checkpoint(call, sweep):
         ([best, "dataset=image_folder", "dataset.root=nowhere"], r"root='nowhere' does not exist"),
         (["checkpoint=[]"], r"no checkpoint given"),
         (["checkpoint=nowhere/*.ckpt"], r"checkpoint='nowhere/\*\.ckpt' leads to no checkpoint"),
+        ([best, "module.nmi_runs=10"], r"no 'module\.nmi_runs'; did you mean 'evaluation\.nmi_runs'\?"),
         ([best, "checkpont=x"], r"no 'checkpont'; did you mean 'checkpoint'\?"),
     ):
         line = refusal(call("evaluate.py", *arguments))

@@ -8,8 +8,6 @@ from torch.utils.data import DataLoader
 from toys import WIDTH, PlainModule, Vectors, same, weights
 from witnesses import SUBSPACES, Normalised, Unique, assert_divided, close, fit, validation
 
-from divconq_pl import InputError
-
 averaging = pytest.importorskip("pytorch_lightning.callbacks.weight_averaging")
 
 
@@ -50,9 +48,11 @@ class Centred(PlainModule):
         self.register_buffer("centre", torch.zeros(WIDTH))
 
 
-def test_averaging_weights_before_the_learned_masks_exist_is_refused():
-    with pytest.raises(InputError, match=r"EMAWeightAveraging .*after Unique"):
-        fit(Unique(subspaces="learned"), Centred(), averaging.EMAWeightAveraging(decay=0.8), ours_first=False)
+@SUBSPACES
+def test_averaging_may_come_before_the_division(subspaces):
+    callback = Unique(subspaces=subspaces)
+    _, batches = fit(callback, PlainModule(), averaging.EMAWeightAveraging(decay=0.8), ours_first=False)
+    assert_divided(batches, [1, 2, 3], subspaces)
 
 
 @SUBSPACES

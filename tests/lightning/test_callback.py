@@ -26,7 +26,7 @@ class Witness(pl.Callback):
     def on_after_backward(self, trainer, module):
         self.gradient = module.head.weight.grad.clone()
         self.backbone_gradient = module.backbone[0].weight.grad.clone()
-        masks = getattr(module, "divide_conquer_subspaces", nn.Module())
+        masks = self.callback.subspaces or nn.Module()
         self.masks = [m.grad is not None and bool(m.grad.abs().sum()) for m in masks.parameters()]
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
@@ -102,22 +102,23 @@ def test_a_batch_trains_its_own_slice_and_the_backbone():
 
 def test_a_batch_trains_its_own_learned_mask():
     make = partial(LearnedSubspaces, orthogonality_weight=0.0)
-    module, batches = run(DivideConquerCallback(split_depth=1, every_n_epochs=1, subspaces=make))
+    callback = DivideConquerCallback(split_depth=1, every_n_epochs=1, subspaces=make)
+    _, batches = run(callback)
     divided = [b for b in batches if b["phase"] == "divided"]
     for batch in divided:
         learner = int(batch["assignment"][batch["images"][0]])
         assert [k for k, trained in enumerate(batch["masks"]) if trained] in ([learner], [])
     assert {int(b["assignment"][b["images"][0]]) for b in divided} == {0, 1}
-    masks = module.divide_conquer_subspaces.masks_state()
-    assert not torch.equal(masks[0], masks[1])
+    assert not torch.equal(*callback.subspaces.masks)
 
 
 def test_learned_masks_are_pushed_apart():
     def cosine(weight):
         pl.seed_everything(0)
         make = partial(LearnedSubspaces, orthogonality_weight=weight)
-        module, _ = run(DivideConquerCallback(split_depth=1, every_n_epochs=1, subspaces=make))
-        return torch.cosine_similarity(*module.divide_conquer_subspaces.masks_state().relu(), dim=0)
+        callback = DivideConquerCallback(split_depth=1, every_n_epochs=1, subspaces=make)
+        run(callback)
+        return torch.cosine_similarity(*(mask.relu() for mask in callback.subspaces.masks), dim=0)
 
     assert cosine(10.0) < cosine(0.0) - 0.01
 
@@ -140,7 +141,7 @@ def test_the_full_embedding_is_validated_every_epoch_and_the_loader_comes_back()
 
     class Spy(pl.Callback):
         def on_validation_batch_start(self, trainer, module, *_):
-            seen.append(module.divide_conquer_subspaces.active)
+            seen.append(callback.subspaces.active)
 
         def on_train_epoch_end(self, trainer, module):
             seen.append(trainer.train_dataloader is train)
@@ -355,7 +356,7 @@ class Wide(PlainModule):
         ({"train": loader(Vectors(torch.arange(192)))}, "0 of them with two or more images"),
         ({"cluster_dataset": Vectors(torch.arange(20) // 4)}, "20 images and the training data set 192"),
         ({"cluster_dataset": Vectors(torch.arange(CLASSES).repeat(PER_CLASS))}, "labels of cluster_dataset differ"),
-        ({"isolate": True, "subspaces": "learned"}, "needs fixed subspaces, LearnedSubspaces share"),
+        ({"isolate": True, "subspaces": "learned"}, "LearnedSubspaces share all of them"),
         ({"conquer_at": 0.5, "max_epochs": -1}, "conquer_at=0.5 is a fraction of max_epochs, which is not set"),
     ],
 )

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from toys import PlainModule, Vectors, loader, trainer
 
 from divconq_pl import DivideConquerCallback, InputError
-from divconq_pl.lightning.features import evaluating, extract_features
+from divconq_pl.lightning.feature_pass import evaluating, extract_features
 
 
 def extract(*arguments, **options):

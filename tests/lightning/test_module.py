@@ -13,8 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from toys import CLASSES, Vectors, loader, trainer
 
-from divconq_pl import DivideConquerCallback, DivideConquerModule, InputError, LearnedSubspaces
-from divconq_pl.metrics.retrieval import retrieval_metrics
+from divconq_pl import DivideConquerModule, InputError
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 
@@ -88,29 +87,29 @@ def groups_of(mine, *callbacks):
     return {group["name"]: group for group in fitted.optimizers[0].param_groups}
 
 
-def test_every_part_has_its_own_learning_rate_and_weight_decay():
+def test_every_part_may_have_settings_of_its_own():
     mine = module(
         losses.ProxyAnchorLoss(CLASSES, 16),
         optimizer=partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.5),
-        embedding_lr_factor=10,
-        loss_lr_factor=100,
-        loss_weight_decay_factor=0.2,
+        parameter_groups={"embedding": {"lr": 0.01}, "loss": {"lr": 0.1, "weight_decay": 0.0, "eps": None}},
     )
-    masks = partial(LearnedSubspaces, lr_factor=50, weight_decay_factor=0.1)
-    groups = groups_of(mine, DivideConquerCallback(split_depth=2, every_n_epochs=1, subspaces=masks))
-    rates = {name: (group["lr"], group["weight_decay"]) for name, group in groups.items()}
-    assert rates == {
-        "backbone": (pytest.approx(0.001), 0.5),
-        "embedding": (pytest.approx(0.01), 0.5),
-        "loss": (pytest.approx(0.1), pytest.approx(0.1)),
-        "masks": (pytest.approx(0.05), pytest.approx(0.05)),
-    }
+    groups = groups_of(mine)
+    rates = {name: (group["lr"], group["weight_decay"], group["eps"]) for name, group in groups.items()}
+    assert rates == {"backbone": (1e-3, 0.5, 1e-8), "embedding": (0.01, 0.5, 1e-8), "loss": (0.1, 0.0, 1e-8)}
     members = {name: {id(parameter) for parameter in group["params"]} for name, group in groups.items()}
     assert members["backbone"] == set(map(id, mine.backbone.parameters()))
     assert members["embedding"] == set(map(id, mine.embedding.parameters()))
     assert members["loss"] == {id(mine.loss.proxies)}
-    assert len(members["masks"]) == 4
     assert sum(len(group["params"]) for group in groups.values()) == len(list(mine.parameters()))
+
+
+def test_unknown_parts_and_settings_are_refused_by_name():
+    parts = r"^there is no part parameter_groups\.los; a module has: backbone, embedding, loss$"
+    with pytest.raises(InputError, match=parts):
+        module(parameter_groups={"los": {"lr": 0.1}})
+    mine = module(parameter_groups={"embedding": {"momentum": 0.9}})
+    with pytest.raises(InputError, match=r"^parameter_groups\.embedding\.momentum is not a setting of Adam, .* lr, "):
+        mine.configure_optimizers()
 
 
 def test_parts_without_parameters_have_no_group():
@@ -182,19 +181,6 @@ def test_the_test_ranks_by_the_full_embedding(two):
     assert set(tested) == {*expected, "test/r_precision"}
 
 
-def test_what_is_asked_for_is_reported_of_the_test_only():
-    mine = module(optimizer=SGD, recall_ks=(1,), nmi_runs=2, marp=True, reid_draws=3)
-    fitted, data = trainer(max_epochs=1), DataLoader(Values(seed=1), 50)
-    fitted.fit(mine, loader(Values()), data)
-    plain = {"recall_at_1", "map_at_r", "r_precision"}
-    assert {name for name in fitted.callback_metrics if name.startswith("val/")} == {f"val/{name}" for name in plain}
-    tested = fitted.test(mine, data, verbose=False)[0]
-    embeddings, labels = torch.cat(fitted.predict(mine, data)), data.dataset.targets
-    expected = retrieval_metrics(embeddings, labels, ks=(1,), nmi_runs=2, marp=True, reid_draws=3)
-    assert tested == pytest.approx({f"test/{name}": value for name, value in expected.items()})
-    assert set(expected) == plain | {"nmi", "marp", "reid_recall_at_1"}
-
-
 @pytest.mark.parametrize("two", [False, True], ids=["leave one out", "query and gallery"])
 def test_validation_computes_what_the_test_does(two):
     mine = module(optimizer=partial(SGD, lr=0.0))
@@ -258,3 +244,23 @@ def test_a_backbone_has_to_say_how_wide_its_features_are(width):
 def test_an_embedding_without_coordinates_is_refused():
     with pytest.raises(InputError, match="embedding_dim=0 must be at least 1"):
         DivideConquerModule(backbone(), 0, losses.ContrastiveLoss())
+
+
+def test_a_miner_that_breaks_on_diverged_embeddings_is_not_to_blame():
+    def broken(*_):
+        raise RuntimeError("broken")
+
+    mine = module(miner=nn.Module())
+    mine.miner.forward = broken
+    batch = torch.rand(4, 12), torch.tensor([0, 0, 1, 1])
+    with pytest.raises(RuntimeError, match="broken"):
+        mine.training_step(batch, 0)
+    nn.init.constant_(mine.embedding.weight, float("nan"))
+    with pytest.raises(InputError, match="the embeddings have become NaN or infinite"):
+        mine.training_step(batch, 0)
+
+
+def test_an_optimizer_that_cannot_be_made_is_said():
+    mine = module(optimizer=partial(torch.optim.Adam, lr=-1))
+    with pytest.raises(InputError, match="the optimizer or its lr_scheduler cannot be made: Invalid learning rate: -1"):
+        mine.configure_optimizers()

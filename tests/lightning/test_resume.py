@@ -1,12 +1,16 @@
 """A stopped run that goes on ends where one ends that never stopped, bit for bit."""
 
+from functools import partial
+
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_metric_learning import losses
-from stops import KeepAtException, Restless, Stop, StopAt, fit
+from stops import EPOCHS, KeepAtException, Restless, Stop, StopAt, fit
 from torch.utils.data import DataLoader
 from toys import Vectors, loader, same, weights
+
+from divconq_pl import DivideConquerCallback, ExactResume
 
 MOMENTS = {
     "undivided": "005-step",
@@ -30,7 +34,7 @@ def assert_all_lead_to_the_same_end(folder, names, **options):
         assert straight.seen[len(straight.seen) - len(resumed.seen) :] == resumed.seen, name
         assert straight.validated[len(straight.validated) - len(resumed.validated) :] == resumed.validated, name
         assert same(weights(straight), weights(resumed)), name
-        if divide.division is not None:
+        if getattr(divide, "division", None) is not None:
             assert torch.equal(divide.division.assignment, again.division.assignment)
             assert [s["sizes"] for s in divide.history] == [s["sizes"] for s in again.history]
 
@@ -45,10 +49,29 @@ def test_so_it_does_where_workers_load_the_data(tmp_path):
     assert_all_lead_to_the_same_end(tmp_path, names, workers=2)
 
 
-def test_plain_training_is_resumed_exactly_too(tmp_path):
-    assert_all_lead_to_the_same_end(
-        tmp_path, ["005-step", "012-epoch", "029-step", "036-step"], divide={"split_depth": 0}
-    )
+@pytest.mark.parametrize("callback", [ExactResume, partial(DivideConquerCallback, split_depth=0)])
+def test_a_plain_training_is_resumed_exactly(callback, tmp_path):
+    names = ["005-step", "012-epoch", "012-validation", "029-step", "036-step"]
+    assert_all_lead_to_the_same_end(tmp_path, names, callback=callback)
+
+
+def test_a_plain_training_is_not_resumed_exactly_without_it(tmp_path):
+    """Or the callback, and the test of it, would be of no use."""
+    with pytest.raises(AssertionError):
+        assert_all_lead_to_the_same_end(tmp_path, ["005-step"], callback=pl.Callback)
+
+
+def test_a_subclass_may_prepare_an_epoch_and_choose_its_batches(tmp_path):
+    class Noting(ExactResume):
+        entered = ()
+
+        def enter_epoch(self, trainer, pl_module, *, anew):
+            self.entered += ((trainer.current_epoch, anew),)
+
+    _, straight = fit(tmp_path, callback=Noting)
+    assert straight.entered == tuple((epoch, True) for epoch in range(EPOCHS))
+    _, resumed = fit(None, tmp_path / "029-step.ckpt", callback=Noting)
+    assert resumed.entered == ((2, False), *((epoch, True) for epoch in range(3, EPOCHS)))
 
 
 class Plateau(Restless):

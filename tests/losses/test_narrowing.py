@@ -17,6 +17,7 @@ from torch.testing import assert_close
 
 from divconq_pl.core.subspaces import FixedSubspaces, LearnedSubspaces, Subspaces
 from divconq_pl.errors import InputError
+from divconq_pl.losses.miners import DistanceWeightedMiner
 from divconq_pl.losses.narrowing import narrow_losses
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -77,7 +78,7 @@ OWN_WEIGHTS = {
 }
 WORKING = sorted(PAIR_LOSSES | OWN_WEIGHTS | NO_INDICES | WRAPPERS)
 TAKE_INDICES = sorted(set(WORKING) - NO_INDICES)
-MINERS = sorted(docs.public_classes(miners))
+MINERS = {**docs.public_classes(miners), "ours": DistanceWeightedMiner}
 
 
 class Module(nn.Module):
@@ -210,7 +211,7 @@ def test_losses_that_own_weights_are_those_that_are_listed() -> None:
 def test_loss_with_miner(name: str, miner_name: str) -> None:
     wide, native = make(name), make(name, PART)
     copy_slice(wide, native, learner=2)
-    miner = docs.build(vars(miners)[miner_name], WIDTH)
+    miner = docs.build(MINERS[miner_name], WIDTH)
     native_miner = copy.deepcopy(miner)
     narrowed(wide, miner)
     z = leaf(sample(1))
@@ -230,7 +231,7 @@ def test_loss_with_miner(name: str, miner_name: str) -> None:
 
 @pytest.mark.parametrize("miner_name", sorted(set(MINERS) - {"EmbeddingsAlreadyPackagedAsTriplets"}))
 def test_miner_depends_on_the_slice(miner_name: str) -> None:
-    miner = docs.build(vars(miners)[miner_name], WIDTH)
+    miner = docs.build(MINERS[miner_name], WIDTH)
     _, subspaces = narrowed(losses.TripletMarginLoss(), miner)
     found = []
     for learner in (0, 1, None):
@@ -322,11 +323,11 @@ def test_learned_masks_are_those_applied_by_hand(name: str) -> None:
 
 @pytest.mark.parametrize("miner_name", MINERS)
 def test_miner_sees_the_masked_embedding(miner_name: str) -> None:
-    miner = docs.build(vars(miners)[miner_name], WIDTH)
+    miner = docs.build(MINERS[miner_name], WIDTH)
     native, subspaces = copy.deepcopy(miner), LearnedSubspaces(WIDTH, 0).double()
     narrow_losses(Module(losses.TripletMarginLoss(), miner), subspaces)
     mask = sample(4, 1)[0].abs()
-    subspaces.load_masks_state(mask[None])
+    subspaces.load_state({"mask_0": mask})
     subspaces.activate(0)
     torch.manual_seed(0)
     indices = miner(embeddings=sample(1), labels=LABELS)
@@ -390,7 +391,7 @@ def test_half_precision_weights_stay_so_and_compute_in_single() -> None:
     subspaces = LearnedSubspaces(WIDTH, 0)
     narrow_losses(wide, subspaces)
     mask = sample(4, 1)[0].abs().float()
-    subspaces.load_masks_state(mask[None])
+    subspaces.load_state({"mask_0": mask})
     subspaces.activate(0)
     z = leaf(sample(1).bfloat16())
     loss = wide(z, LABELS)
@@ -629,7 +630,7 @@ def test_losses_of_ones_own(cls: Callable[[int], nn.Module], weight_dims: Any, m
     subspaces.set_depth(DEPTH)
     if isinstance(subspaces, LearnedSubspaces):  # 0 and 1, which is the same as slicing for these losses
         masks = torch.eye(4, dtype=torch.float64).repeat_interleave(PART, dim=1)
-        subspaces.load_masks_state(masks)
+        subspaces.load_state({f"mask_{k}": mask for k, mask in enumerate(masks)})
     subspaces.activate(2)
     loss, expected = wide(z, LABELS), native(z_part, LABELS)
     loss.backward()

@@ -33,7 +33,7 @@ def check_export(path: str | Path) -> None:
     """Refuse a file that cannot be exported to, before anything is computed.
 
     Raises:
-        InputError: If the suffix is unknown, the file exists, or pyarrow is needed and not installed.
+        InputError: if the suffix is unknown, the file exists, or pyarrow is needed and not installed.
     """
     path = Path(path)
     if path.suffix not in (".npz", ".parquet"):
@@ -52,21 +52,21 @@ def check_export(path: str | Path) -> None:
 def export_embeddings(path: str | Path, embeddings: Sequence[Tensor], parts: Sequence[RetrievalDataset]) -> Path:
     """Write embeddings with labels, class names and paths, atomically.
 
-    An ``.npz`` file holds the arrays `embeddings`, float32, (N, d); `labels`, int64, (N,); `classes`, text, (C,), the
-    name of each label; `paths`, text, (N,); and, for two parts, `part`, ``query`` or ``gallery``, text, (N,). It loads
-    with ``numpy.load(path)``, without pickle. A ``.parquet`` file holds one row per image with the columns `embedding`,
-    `label`, `class`, `path` and, for two parts, `part`.
+    An ``.npz`` file holds the arrays ``embeddings``, float32, (N, d); ``labels``, int64, (N,); ``classes``, text, (C,),
+    the name of each label; ``paths``, text, (N,); and, for two parts, ``part``, ``query`` or ``gallery``, text, (N,).
+    It loads with ``numpy.load(path)``, without pickle. A ``.parquet`` file holds one row per image with the columns
+    ``embedding``, ``label``, ``class``, ``path`` and, for two parts, ``part``.
 
     Args:
-        path: The file; missing folders are made.
+        path: the file; missing folders are made.
         embeddings: L2-normalised, shape (N, d): one tensor, or one each for query and gallery.
-        parts: The images embedded, likewise; more images than embeddings are left out at the end.
+        parts: the images embedded, likewise; more images than embeddings are left out at the end.
 
     Returns:
         The path.
 
     Raises:
-        InputError: As :func:`check_export`.
+        InputError: as :func:`check_export`.
     """
     check_export(path)
     path = Path(path)

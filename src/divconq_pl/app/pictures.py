@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
-from divconq_pl.app.evaluation import embed
 from divconq_pl.app.plots import gallery, montage, save_figure, tree
-from divconq_pl.data import RetrievalDataModule, RetrievalDataset
+from divconq_pl.data import RetrievalDataset
 from divconq_pl.lightning.callback import DivideConquerCallback
 from divconq_pl.metrics.retrieval import neighbours
 
@@ -17,7 +17,7 @@ QUERIES, NEIGHBOURS = 10, 8
 
 
 def draw_divisions(folder: Path, images: RetrievalDataset, divide: DivideConquerCallback) -> None:
-    """Draw the tree of divisions, ``tree.png``, and what each learner trained on last, ``clusters.png``.
+    """Draw the tree of divisions, ``tree.png``, and the last clusters, ``clusters.png``.
 
     Args:
         folder: where the pictures go.
@@ -29,19 +29,17 @@ def draw_divisions(folder: Path, images: RetrievalDataset, divide: DivideConquer
         save_figure(montage(images.image, divide.division.assignment), folder / "clusters.png")
 
 
-def draw_gallery(folder: Path, trainer: pl.Trainer, module: pl.LightningModule, data: RetrievalDataModule) -> None:
+def draw_gallery(folder: Path, embeddings: Sequence[Tensor], parts: Sequence[RetrievalDataset]) -> None:
     """Draw test queries with their nearest neighbours, ``gallery.png``.
 
     Args:
         folder: where the picture goes.
-        trainer: embeds the test images.
-        module: the trained module.
-        data: the images.
+        embeddings: of the test images: one tensor (N, d), or one each for query and gallery.
+        parts: the images embedded, likewise; more images than embeddings are left out at the end.
     """
-    queries, shown = data.tested[0], data.tested[-1]
-    embeddings = embed(trainer, module, data)
-    picked = torch.linspace(0, len(queries) - 1, QUERIES).long().unique()
-    found = neighbours(embeddings[0], embeddings[1] if len(embeddings) > 1 else None, k=NEIGHBOURS)[picked]
+    queries, shown = parts[0], parts[-1]
+    picked = torch.linspace(0, len(embeddings[0]) - 1, QUERIES).long().unique()
+    found = neighbours(embeddings[0], embeddings[1] if len(embeddings) > 1 else None, k=NEIGHBOURS).cpu()[picked]
     figure = gallery(
         queries.image,
         [queries.classes[label] for label in queries.targets],

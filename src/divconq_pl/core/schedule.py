@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from divconq_pl.errors import InputError
 
@@ -110,6 +110,11 @@ class ConquerScheduler:
                 f"merge_at={merge_at} (epoch {self.merge_at}) comes after conquer_at={conquer_at} (epoch "
                 f"{self.conquer_at}); merge first"
             )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides how the training goes, as plain values."""
+        names = ("split_depth", "every_n_epochs", "first_division", "freeze_epochs", "merge_at", "conquer_at", "flat")
+        return {name: getattr(self, name) for name in (*names, "progressive")}
 
     def shortfall(self, max_epochs: int | None) -> str | None:
         """Say that the training or the divided stage ends before there are ``2 ** split_depth`` learners, or None."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from divconq_pl.core.usage import Usage
 from divconq_pl.errors import InputError
 
 SMALLEST_WIDTH = 4
@@ -18,13 +19,26 @@ SMALLEST_WIDTH = 4
 class Subspaces(nn.Module, ABC):
     """The subspaces of an embedding, one for each of ``2 ** depth`` learners.
 
-    One of them is active at a time, or none, which means the full embedding. The choice lives in tensors that are
+    One of them is active at a time, or none, which means the full embedding. The choice lives in a tensor that is
     changed in place, so that compiled code follows it.
+
+    A new kind says in :meth:`part` what the active learner (``self.learner``, a tensor of one number) sees; where
+    learners have something of their own, :meth:`split` and :meth:`merge` say what becomes of it. Parameters and buffers
+    of a kind belong to the callback, not to the module that is trained: they are saved with the callback, and the
+    parameters are optimised as the embedding layer is, at ``lr_factor`` times its learning rate and
+    ``weight_decay_factor`` times its weight decay.
 
     Args:
         width: width d of the embedding.
         split_depth: greatest depth; there are ``2 ** split_depth`` subspaces then.
+
+    Raises:
+        InputError: if the embedding has fewer coordinates than there are learners.
     """
+
+    lr_factor: float = 1.0
+    weight_decay_factor: float = 1.0
+    learner: Tensor
 
     def __init__(self, width: int, split_depth: int) -> None:
         super().__init__()
@@ -37,34 +51,94 @@ class Subspaces(nn.Module, ABC):
         self.split_depth = split_depth
         self.depth = 0
         self.active: int | None = None
-        self.used: set[int] = set()  # learners that were active since the optimiser's last step
         self.narrows = False  # compiled code asks this and not which one is active, or it would be compiled for each
+        self.usage = Usage()
+        self.register_buffer("learner", torch.zeros(1, dtype=torch.int64), persistent=False)
 
-    @staticmethod
-    @abstractmethod
-    def deepest(width: int) -> int:
-        """Return the greatest split depth that an embedding of ``width`` coordinates allows."""
-
-    @abstractmethod
-    def set_depth(self, depth: int) -> None:
-        """Split every subspace in two, or merge siblings, until there are ``2 ** depth``."""
+    # What makes a kind.
 
     @abstractmethod
-    def narrow(self, values: Tensor, dim: int) -> Tensor:
+    def part(self, values: Tensor, dim: int) -> Tensor:
         """Return the active learner's part of ``values``, whose dimension ``dim`` is the embedding's."""
 
+    def split(self) -> None:
+        """Give the children of each of the ``2 ** depth`` learners what they begin with; they are 2k and 2k + 1."""
+
+    def merge(self) -> None:
+        """Give the parent of each two of the ``2 ** depth`` learners what it goes on with."""
+
+    def outside(self, learners: Iterable[int]) -> Tensor | None:
+        """Return the coordinates that belong to none of these learners, int64; None if all learners share all."""
+        return None
+
+    def own_parameters(self, learners: Iterable[int]) -> list[nn.Parameter]:
+        """Return the parameters that a step is to change after batches of these learners; all by default."""
+        return list(self.parameters()) if any(True for _ in learners) else []
+
+    def penalty(self) -> Tensor | None:
+        """Return what is added to the loss of every step while the embedding is divided, or None."""
+        return None
+
+    @staticmethod
+    def deepest(width: int) -> int:
+        """Return the greatest split depth that an embedding of ``width`` coordinates allows."""
+        return width.bit_length() - 1
+
+    # What all kinds share.
+
+    def narrow(self, values: Tensor, dim: int) -> Tensor:
+        """Return the active learner's part of ``values``, or all of them if none is active."""
+        return self.part(values, dim) if self.narrows else values
+
     def activate(self, learner: int | None) -> None:
-        """Make ``learner`` the active one; ``None`` means the full embedding."""
+        """Make ``learner`` the active one; ``None`` means the full embedding.
+
+        Raises:
+            IndexError: if there is no such learner.
+        """
         if learner is not None and not 0 <= learner < 2**self.depth:
             raise IndexError(f"learner {learner} does not exist among {2**self.depth}")
         self.active = learner
-        if learner is not None:
-            self.used.add(learner)
         self.narrows = learner is not None
+        if learner is not None:
+            self.learner.fill_(learner)
+            self.usage.note(learner)
 
-    def _check_depth(self, depth: int) -> None:
+    @torch.no_grad()
+    def set_depth(self, depth: int) -> None:
+        """Split every subspace in two, or merge siblings, until there are ``2 ** depth``.
+
+        Raises:
+            ValueError: if the depth is negative or greater than ``split_depth``.
+        """
         if not 0 <= depth <= self.split_depth:
             raise ValueError(f"depth={depth} must lie between 0 and split_depth={self.split_depth}")
+        self.activate(None)
+        while self.depth < depth:
+            self.split()
+            self.depth += 1
+        while self.depth > depth:
+            self.merge()
+            self.depth -= 1
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the values of all parameters and persistent buffers."""
+        return {name: value.detach().cpu().clone() for name, value in self.state_dict().items()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state` returned.
+
+        Raises:
+            InputError: if it is of another kind, width or split depth.
+        """
+        own = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+        given = {name: tuple(value.shape) for name, value in state.items()}
+        if own != given:
+            raise InputError(
+                f"the checkpoint holds subspaces with {_list(given)}, and {type(self).__name__} has {_list(own)}; "
+                "resume with the subspaces and the split_depth of the checkpoint"
+            )
+        self.load_state_dict(state)
 
 
 class FixedSubspaces(Subspaces):
@@ -87,8 +161,6 @@ class FixedSubspaces(Subspaces):
         tensor([4, 5, 6, 7])
     """
 
-    learner: Tensor
-
     def __init__(self, width: int, split_depth: int) -> None:
         super().__init__(width, split_depth)
         learners = 2**split_depth
@@ -100,7 +172,6 @@ class FixedSubspaces(Subspaces):
                 f"an embedding of width {width} cannot be cut into {learners} equal subspaces of at least "
                 f"{SMALLEST_WIDTH} coordinates; use a width of {widths}, or a smaller split_depth than {split_depth}"
             )
-        self.register_buffer("learner", torch.zeros(1, dtype=torch.int64), persistent=False)
 
     @staticmethod
     def deepest(width: int) -> int:
@@ -110,51 +181,52 @@ class FixedSubspaces(Subspaces):
             depth += 1
         return depth
 
-    def set_depth(self, depth: int) -> None:
-        """Cut the embedding into ``2 ** depth`` slices."""
-        self._check_depth(depth)
-        self.depth = depth
-        self.activate(None)
-
-    def activate(self, learner: int | None) -> None:
-        """Make ``learner`` the active one; ``None`` means the full embedding."""
-        super().activate(learner)
-        if learner is not None:
-            self.learner.fill_(learner)
-
-    def idle(self, learners: Iterable[int], device: torch.device) -> Tensor:
-        """Return the coordinates of all other than these learners, int64."""
-        width = self.width >> self.depth
-        used = [coordinate for k in learners for coordinate in range(k * width, (k + 1) * width)]
-        mask = torch.ones(self.width, dtype=torch.bool, device=device)
-        mask[used] = False
-        return torch.nonzero(mask).squeeze(1)
-
-    def narrow(self, values: Tensor, dim: int) -> Tensor:
+    def part(self, values: Tensor, dim: int) -> Tensor:
         """Return the coordinates of the active slice."""
-        if not self.narrows:
-            return values
         learners, dim = 1 << self.depth, dim % values.ndim
         slices: Tensor = values.unflatten(dim, (learners, self.width // learners))
         return slices.index_select(dim, self.learner).squeeze(dim)
+
+    def outside(self, learners: Iterable[int]) -> Tensor:
+        """Return the coordinates of all other slices, int64."""
+        owner = torch.arange(self.width, device=self.learner.device) // (self.width >> self.depth)
+        return torch.nonzero(~torch.isin(owner, owner.new_tensor(sorted(learners)))).squeeze(1)
+
+
+class ZeroedSubspaces(FixedSubspaces):
+    """The same slices, all d coordinates wide with those of the others set to zero, as the authors' fixed masks are.
+
+    After normalisation the distances are those of the slices; what depends on the width of the embedding differs, such
+    as distance-weighted mining, which mines harder at d than at d / K.
+
+    Example:
+        >>> subspaces = ZeroedSubspaces(8, split_depth=1)
+        >>> subspaces.set_depth(1)
+        >>> subspaces.activate(1)
+        >>> subspaces.narrow(torch.arange(8), dim=0)
+        tensor([0, 0, 0, 0, 4, 5, 6, 7])
+    """
+
+    def part(self, values: Tensor, dim: int) -> Tensor:
+        """Return all coordinates, those outside of the active slice as zeros."""
+        inside = torch.arange(self.width, device=values.device) // (self.width >> self.depth) == self.learner
+        return values * _along(inside.to(values.dtype), dim, values.ndim)
 
 
 class LearnedSubspaces(Subspaces):
     """Non-negative masks over the whole embedding, one for each learner, that are trained (the paper's learned masks).
 
     A split gives both children the mask of their parent (the first one is all ones); a merge gives the parent the mean
-    of its children. The masks are parameters ``mask_0``, ``mask_1``, ... but no part of the ``state_dict`` of the
-    module they are put into, so that its own checkpoints stay what they were; :meth:`masks_state` carries them.
+    of its children. The masks are the parameters ``mask_0``, ``mask_1``, ..., each of shape (d,), before their
+    rectification.
 
     Args:
         width: width d of the embedding.
         split_depth: greatest depth.
-        lr_factor: learning rate of the masks as a multiple of the optimiser's (the paper: 100).
-        weight_decay_factor: weight decay of the masks as a multiple of the optimiser's.
+        lr_factor: learning rate of the masks as a multiple of the embedding layer's (the paper: 100).
+        weight_decay_factor: weight decay of the masks as a multiple of the embedding layer's.
         orthogonality_weight: lambda, the weight of :func:`orthogonality` in the loss.
     """
-
-    choice: Tensor
 
     def __init__(
         self,
@@ -166,98 +238,43 @@ class LearnedSubspaces(Subspaces):
         orthogonality_weight: float = 0.01,
     ) -> None:
         super().__init__(width, split_depth)
-        self.orthogonality_weight = orthogonality_weight
-        self.register_buffer("choice", torch.zeros(1, dtype=torch.int64), persistent=False)
         self.lr_factor = lr_factor
         self.weight_decay_factor = weight_decay_factor
+        self.orthogonality_weight = orthogonality_weight
         for k in range(2**split_depth):
             self.register_parameter(f"mask_{k}", nn.Parameter(torch.ones(width)))
 
     @property
     def masks(self) -> list[nn.Parameter]:
-        """The masks of the learners of the current depth, before the rectification, each of shape (d,)."""
+        """The masks of the learners of the current depth."""
         return [self.get_parameter(f"mask_{k}") for k in range(2**self.depth)]
 
-    @torch.no_grad()
-    def set_depth(self, depth: int) -> None:
-        """Copy the masks to the children, or average those of siblings, level by level."""
-        self._check_depth(depth)
-        self.activate(None)
-        while self.depth < depth:
-            parents = [mask.clone() for mask in self.masks]
-            self.depth += 1
-            for k, mask in enumerate(self.masks):
-                mask.copy_(parents[k // 2])
-        while self.depth > depth:
-            children = [mask.clone() for mask in self.masks]
-            self.depth -= 1
-            for k, mask in enumerate(self.masks):
-                mask.copy_((children[2 * k] + children[2 * k + 1]) / 2)
-
-    @staticmethod
-    def deepest(width: int) -> int:
-        """Return the depth with at most one learner for each coordinate."""
-        return width.bit_length() - 1
-
-    def activate(self, learner: int | None) -> None:
-        """Make ``learner`` the active one; ``None`` means the full embedding."""
-        super().activate(learner)
-        if learner is not None:
-            self.choice.fill_(learner)
-
-    def narrow(self, values: Tensor, dim: int) -> Tensor:
+    def part(self, values: Tensor, dim: int) -> Tensor:
         """Return ``values`` times the active mask."""
-        if not self.narrows:
-            return values
-        mask = torch.stack(list(self.parameters())).index_select(0, self.choice).relu().to(values.dtype)
-        return values * mask.view([-1 if i == dim % values.ndim else 1 for i in range(values.ndim)])
+        mask = torch.stack(list(self.parameters())).index_select(0, self.learner).squeeze(0).relu()
+        return values * _along(mask.to(values.dtype), dim, values.ndim)
 
-    def anchor(self, embeddings: Tensor) -> Tensor:
-        """Return ``embeddings``, made to depend on every mask without being changed by any.
+    def split(self) -> None:
+        """Copy each mask to both children."""
+        parents = [mask.clone() for mask in self.masks]
+        for k in range(2 * len(parents)):
+            self.get_parameter(f"mask_{k}").copy_(parents[k // 2])
 
-        Processes that exchange gradients wait for one of every parameter.
-        """
-        return embeddings + sum((mask.sum() for mask in self.parameters()), torch.zeros(())) * 0.0
+    def merge(self) -> None:
+        """Average the masks of siblings."""
+        children = [mask.clone() for mask in self.masks]
+        for k in range(len(children) // 2):
+            self.get_parameter(f"mask_{k}").copy_((children[2 * k] + children[2 * k + 1]) / 2)
 
-    @torch.enable_grad()
-    def finish_gradients(self, *, push_apart: bool, scale: float = 1.0) -> None:
-        """Make the gradients of the masks what an optimiser should see; to be called before each of its steps.
+    def own_parameters(self, learners: Iterable[int]) -> list[nn.Parameter]:
+        """Return the masks of these learners."""
+        return [self.get_parameter(f"mask_{k}") for k in learners]
 
-        A mask that no batch has used since the last step gets none, so that momentum and weight decay leave it alone.
-        The gradient of ``orthogonality_weight * orthogonality(masks)`` is added here: it depends on the masks alone, so
-        it need not pass through the training step of a module that is not ours. It comes before gradients are clipped,
-        as it would if it were in the loss.
-
-        Args:
-            push_apart: whether to add the orthogonality term.
-            scale: what the gradients are multiplied by at this moment, under mixed precision.
-        """
-        for k, mask in enumerate(self.parameters()):
-            if k not in self.used:
-                mask.grad = None
-        self.used.clear()
-        masks = self.masks
-        if not push_apart or not self.orthogonality_weight or len(masks) == 1 or not masks[0].requires_grad:
-            return
-        term = scale * self.orthogonality_weight * orthogonality(torch.stack([mask.relu() for mask in masks]))
-        for mask, gradient in zip(masks, torch.autograd.grad(term, masks), strict=True):
-            mask.grad = gradient if mask.grad is None else mask.grad + gradient
-
-    def masks_state(self) -> Tensor:
-        """Return the values of all masks, shape (2 ** split_depth, d)."""
-        return torch.stack([mask.detach().cpu() for mask in self.parameters()])
-
-    @torch.no_grad()
-    def load_masks_state(self, values: Tensor) -> None:
-        """Set the values of all masks, shape (2 ** split_depth, d)."""
-        for mask, value in zip(self.parameters(), values, strict=True):
-            mask.copy_(value)
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Save nothing: the callback carries the masks."""
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], *args: Any) -> None:
-        """Load nothing, and miss nothing."""
+    def penalty(self) -> Tensor | None:
+        """Return ``orthogonality_weight`` times :func:`orthogonality` of the masks."""
+        if not self.orthogonality_weight or not self.depth:
+            return None
+        return self.orthogonality_weight * orthogonality(torch.stack([mask.relu() for mask in self.masks]))
 
 
 def orthogonality(masks: Tensor) -> Tensor:
@@ -280,3 +297,12 @@ def orthogonality(masks: Tensor) -> Tensor:
     unit = nn.functional.normalize(masks.to(torch.promote_types(masks.dtype, torch.float32)), dim=1)
     cosines = unit @ unit.T
     return (cosines.sum() - cosines.diagonal().sum()) / (learners * (learners - 1))
+
+
+def _along(vector: Tensor, dim: int, ndim: int) -> Tensor:
+    """Shape a vector so that it is multiplied along one of ``ndim`` dimensions."""
+    return vector.view([-1 if i == dim % ndim else 1 for i in range(ndim)])
+
+
+def _list(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} of shape {shape}" for name, shape in shapes.items()) or "no values of their own"

@@ -19,6 +19,7 @@ from divconq_pl.data.dataset import (
 from divconq_pl.data.glyphs import Glyphs
 from divconq_pl.data.image_folder import ImageFolder
 from divconq_pl.data.inshop import InShop
+from divconq_pl.data.sides import Sides
 from divconq_pl.data.sop import StanfordOnlineProducts
 from divconq_pl.data.splitting import hold_out, split_by_class, split_classes
 from divconq_pl.data.transforms import CacheableTransform, glyph_test, glyph_train, image_test, image_train
@@ -37,6 +38,7 @@ __all__ = [
     "Preprocessing",
     "RetrievalDataModule",
     "RetrievalDataset",
+    "Sides",
     "SplitSource",
     "Splits",
     "StanfordOnlineProducts",

@@ -78,7 +78,7 @@ class CachedDataset(RetrievalDataset):
     """Images whose pixels are kept; under another transform they are decoded again. Made by :func:`cache_pixels`."""
 
     def __init__(self, data: FileDataset, transform: CacheableTransform, folder: Path) -> None:
-        super().__init__(data.targets, data.classes, transform)
+        super().__init__(data.targets, data.classes, transform, groups=data.groups, group_names=data.group_names)
         self._data = data
         self._rows = data._rows
         self._cached = transform

@@ -35,29 +35,44 @@ class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
         targets: label of each image, integers 0..C-1, shape (N,).
         classes: name of each class, length C.
         transform: image to tensor; by default float32 in [0, 1], shape (channels, height, width).
+        groups: what is known of each image besides its class, such as the side of an object that it shows: integers
+            0..G-1, shape (N,). No training looks at them, pictures do.
+        group_names: name of each group, length G.
 
     Attributes:
         targets: labels, int64, shape (N,).
         classes: the C class names.
         transform: as given.
+        groups: groups, int64, shape (N,), or None if there are none.
+        group_names: the G group names.
 
     Raises:
-        InputError: if a label has no class name.
+        InputError: if a label has no class name, or the groups do not fit the images and names.
     """
 
     _seed: int | None = None
     _epoch: Tensor
 
     def __init__(
-        self, targets: Tensor | Sequence[int], classes: Sequence[str], transform: Transform | None = None
+        self,
+        targets: Tensor | Sequence[int],
+        classes: Sequence[str],
+        transform: Transform | None = None,
+        *,
+        groups: Tensor | Sequence[int] | None = None,
+        group_names: Sequence[str] = (),
     ) -> None:
         self.targets = torch.as_tensor(targets, dtype=torch.int64)
         self.classes = list(classes)
         self.transform = transform
+        self.groups = None if groups is None else torch.as_tensor(groups, dtype=torch.int64)
+        self.group_names = list(group_names)
         self._rows = torch.arange(len(self.targets))
         if len(self.targets) and not 0 <= int(self.targets.min()) <= int(self.targets.max()) < len(self.classes):
             low, high = int(self.targets.min()), int(self.targets.max())
             raise InputError(f"labels run from {low} to {high}, but {len(self.classes)} classes are named")
+        if self.groups is not None:
+            _check_groups(self.groups, len(self.targets), len(self.group_names))
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -115,6 +130,7 @@ class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
         other = copy.copy(self)
         other._rows = self._rows[kept]
         other.targets = new_label[self.targets[kept]]
+        other.groups = None if self.groups is None else self.groups[kept]
         other.classes = list(names)
         return other
 
@@ -136,6 +152,8 @@ class ArrayDataset(RetrievalDataset):
         classes: name of each class.
         origins: where each image comes from, length N; part of its name.
         transform: image to tensor.
+        groups: what else is known of each image, shape (N,); see :class:`RetrievalDataset`.
+        group_names: name of each group.
     """
 
     def __init__(
@@ -145,8 +163,11 @@ class ArrayDataset(RetrievalDataset):
         classes: Sequence[str],
         origins: Sequence[str],
         transform: Transform | None = None,
+        *,
+        groups: Tensor | Sequence[int] | None = None,
+        group_names: Sequence[str] = (),
     ) -> None:
-        super().__init__(targets, classes, transform)
+        super().__init__(targets, classes, transform, groups=groups, group_names=group_names)
         self._images = images
         self._names = [f"{self.classes[c]}, {origin}" for c, origin in zip(self.targets.tolist(), origins, strict=True)]
 
@@ -187,6 +208,15 @@ class FileDataset(RetrievalDataset):
 
     def _name(self, row: int) -> str:
         return self._files[row]
+
+
+def _check_groups(groups: Tensor, num_images: int, num_names: int) -> None:
+    if groups.shape != (num_images,):
+        raise InputError(f"groups of shape {tuple(groups.shape)} for {num_images} images; give one number to each")
+    if num_images and not 0 <= int(groups.min()) <= int(groups.max()) < num_names:
+        raise InputError(
+            f"groups run from {int(groups.min())} to {int(groups.max())}, but {num_names} groups are named"
+        )
 
 
 @contextmanager

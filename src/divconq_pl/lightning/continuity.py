@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from zlib import crc32
 
@@ -14,17 +14,20 @@ from divconq_pl.errors import InputError
 LASTING = ("subspaces", "width")
 """Settings that a training keeps for good: what is trained hangs on them."""
 
-BATCHES = ("batch_size", "batches", "processes", "images_per_class", "allotment", "seed")
+BATCHES = ("batch_size", "batches", "processes", "images_per_class", "allotment", "draw", "seed")
 """Settings that decide which batches an epoch has: they may change between two epochs only."""
+
+OF_THE_OPTIMIZER = ("module.optimizer.", "module.lr_scheduler", "module.parameter_groups.")
+"""Settings that come from the checkpoint: a change would have no effect. A dot at the end stands for all below."""
 
 _NAMED = 3
 
 
-def compare_settings(before: dict[str, Any], now: dict[str, Any], *, mid_epoch: bool) -> str | None:
-    """Refuse settings that a training cannot go on with.
+def compare_settings(before: Mapping[str, Any], now: Mapping[str, Any], *, mid_epoch: bool = False) -> str | None:
+    """Refuse settings with which a training cannot go on. Any others may change, and are told.
 
     Args:
-        before: the settings of the checkpoint.
+        before: the settings of the checkpoint, plain values by dotted name.
         now: those of the training that goes on.
         mid_epoch: whether it goes on in the middle of an epoch.
 
@@ -32,22 +35,87 @@ def compare_settings(before: dict[str, Any], now: dict[str, Any], *, mid_epoch: 
         What else is different, for the user to know, or None.
 
     Raises:
-        InputError: for a change of what :data:`LASTING` names, or, in the middle of an epoch, of :data:`BATCHES`.
+        InputError: for a change of what :data:`LASTING` or :data:`OF_THE_OPTIMIZER` name, or, in the middle of an
+            epoch, of :data:`BATCHES`.
 
     Example:
-        >>> compare_settings({"conquer_at": 9}, {"conquer_at": 18}, mid_epoch=True)
-        'the training goes on with other settings than before: conquer_at=18 instead of 9'
+        >>> compare_settings({"merge_at": 9}, {"merge_at": 18})
+        'the training goes on with other settings than before: merge_at=18 instead of 9'
     """
-    changed = [name for name in now if name in before and before[name] != now[name]]
-    told = {name: f"{name}={now[name]!r} instead of {before[name]!r}" for name in changed}
-    if lasting := [told[name] for name in LASTING if name in told]:
-        raise InputError(f"the checkpoint cannot be gone on from with {', '.join(lasting)}; use its own")
-    if mid_epoch and (batches := [told[name] for name in BATCHES if name in told]):
+    told = {
+        name: f"{name}={now.get(name)!r} instead of {before.get(name)!r}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    }
+    if lasting := _pick(told, LASTING):
+        raise InputError(f"the checkpoint was written with other subspaces: {lasting}; resume with those it has")
+    if fixed := _pick(told, OF_THE_OPTIMIZER):
         raise InputError(
-            f"the checkpoint is from the middle of an epoch, whose remaining batches are not to be had with "
-            f"{', '.join(batches)}; use its own, or go on from a checkpoint of an epoch's end"
+            f"the optimiser goes on with the settings in the checkpoint, so {fixed} would have no effect; leave them "
+            "as they were"
+        )
+    if mid_epoch and (batches := _pick(told, BATCHES)):
+        raise InputError(
+            f"the checkpoint is from the middle of an epoch, and {batches} would give the rest of it other batches; "
+            "resume with the settings of the checkpoint, or from a checkpoint of an epoch's end"
         )
     return f"the training goes on with other settings than before: {', '.join(told.values())}" if told else None
+
+
+def _pick(told: Mapping[str, str], names: tuple[str, ...]) -> str:
+    """Join what is told of settings with these names."""
+    return ", ".join(
+        text for key, text in told.items() if any(key == n or (n[-1] == "." and key.startswith(n)) for n in names)
+    )
+
+
+class Record:
+    """With what settings and images a training runs, to be compared with those of the checkpoint it goes on from."""
+
+    def __init__(self) -> None:
+        self._settings: dict[str, Any] = {}
+        self._images: Tensor | None = None
+        self._loaded: dict[str, Any] | None = None
+
+    def begin(
+        self,
+        settings: dict[str, Any],
+        labels: Tensor | None,
+        name_of: Callable[[int], str | None],
+        num_images: int,
+        *,
+        mid_epoch: bool,
+    ) -> str | None:
+        """Note settings and images, and compare them with those that were loaded.
+
+        Args:
+            settings: plain values by name.
+            labels: classes of the images, shape (N,), where they are known.
+            name_of: gives the name of an image, where it has one.
+            num_images: N.
+            mid_epoch: whether the training goes on in the middle of an epoch.
+
+        Returns:
+            As :func:`compare_settings`; None where nothing was loaded.
+
+        Raises:
+            InputError: as :func:`compare_settings` and :func:`check_images`.
+        """
+        loaded, self._loaded = self._loaded, None
+        self._settings, self._images = settings, fingerprint(labels, name_of, num_images)
+        if loaded is None:
+            return None
+        check_images(loaded["images"], self._images, name_of)
+        return compare_settings(loaded["settings"], settings, mid_epoch=mid_epoch)
+
+    def state(self) -> dict[str, Any]:
+        """Return settings and images, as plain values and a tensor."""
+        return {"settings": self._settings, "images": self._images}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take what :meth:`state` returned, to be compared with when the training begins."""
+        if state["images"] is not None:
+            self._loaded = {"settings": state["settings"], "images": state["images"]}
 
 
 def fingerprint(labels: Tensor | None, name_of: Callable[[int], str | None], num_images: int) -> Tensor:

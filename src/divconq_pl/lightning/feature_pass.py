@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -19,28 +20,14 @@ from tqdm import tqdm
 from divconq_pl.core.features import Features
 from divconq_pl.core.row_store import RowStore
 from divconq_pl.errors import InputError
-from divconq_pl.lightning import _trainer
-from divconq_pl.lightning.conventions import contiguous, image_name
-from divconq_pl.lightning.features import extract_features
+from divconq_pl.lightning._trainer import loaders, processes
+from divconq_pl.lightning.reading import DataReader, contiguous, image_name
 from divconq_pl.lightning.routing import batch_size
 
 COLLAPSED = 0.01
 """Mean distance between two images' features, of length 1, below which they are said to have collapsed."""
 
 _SAMPLE, _NAMED = 256, 3
-
-
-class DataReader(Protocol):
-    """How batches and data sets give inputs and labels."""
-
-    def batch_inputs(self, batch: Any) -> Any:
-        """Return what the network takes from a batch."""
-
-    def batch_labels(self, batch: Any) -> Any:
-        """Return the labels in a batch."""
-
-    def dataset_labels(self, dataset: Dataset[Any]) -> Tensor | None:
-        """Return the classes of a data set, or None if only its batches tell."""
 
 
 def training_features(
@@ -108,7 +95,7 @@ def training_features(
     def look(size: int) -> None:
         del seen[len(store) :]  # of a batch that memory ran out for
         sampler = BatchSampler(share[len(store) :], size, drop_last=False)
-        batches = _trainer.with_batches(loader, sampler, dataset=dataset, persistent_workers=False, generator=None)
+        batches = loaders.with_batches(loader, sampler, dataset=dataset, persistent_workers=False, generator=None)
         extract_features(pl_module, layer, _with_progress(trainer, batches), forward, take, side=side)
 
     with isolate_rng(), trainer.precision_plugin.forward_context():
@@ -126,7 +113,7 @@ def training_features(
     if own_labels is None:
         if trainer.world_size > 1:
             most = -(-num_images // trainer.world_size)
-            seen = _trainer.gather_strided_objects(seen + [None] * (most - len(seen)))[:num_images]
+            seen = processes.gather_strided_objects(seen + [None] * (most - len(seen)))[:num_images]
         own_labels = contiguous(seen)
     if known is None:
         return features, own_labels
@@ -136,6 +123,70 @@ def training_features(
             "the same order"
         )
     return features, known
+
+
+@torch.no_grad()
+def extract_features(
+    module: nn.Module,
+    layer: nn.Module,
+    batches: Iterable[Any],
+    forward: Callable[[Any], object],
+    take: Callable[[Tensor], object],
+    *,
+    side: Literal["input", "output"] = "input",
+) -> None:
+    """Collect what goes into (or comes out of) a layer, batch by batch, L2-normalised.
+
+    The module is in evaluation mode meanwhile; every submodule has its own mode back afterwards.
+
+    Args:
+        module: the network.
+        layer: the embedding layer, a submodule of it. Its input are the penultimate features.
+        batches: batches of the data.
+        forward: runs the network on a batch.
+        take: is given the features of each batch, float32, shape (B, D), on the device of the network.
+        side: side of the layer to look at; the output where the input is not one vector per image.
+
+    Raises:
+        InputError: if the layer does not run exactly once per batch, or does not give vectors.
+    """
+    collected: list[Tensor] = []
+
+    def look(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        # What goes into a whole backbone are images; its features are what comes out.
+        collected.append(inputs[0] if side == "input" and inputs[0].ndim == 2 else output)
+
+    handle = layer.register_forward_hook(look)
+    try:
+        with evaluating(module):
+            for batch in batches:
+                forward(batch)
+                if len(collected) != 1:
+                    raise InputError(
+                        f"the embedding layer ran {len(collected)} times in one forward pass of "
+                        f"{type(module).__name__}; name the layer that gives the embedding with embedding='...'"
+                    )
+                features = collected.pop()
+                if features.ndim != 2:
+                    raise InputError(
+                        f"the embedding layer {type(layer).__name__} gives a tensor of shape {tuple(features.shape)}, "
+                        "not one vector per image; name the layer that gives the embedding with embedding='...'"
+                    )
+                take(nn.functional.normalize(features.float()))
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and every submodule back into its own mode afterwards."""
+    modes = {submodule: submodule.training for submodule in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for submodule, training in modes.items():
+            submodule.training = training
 
 
 def _with_smaller_batches(look: Callable[[int], None], size: int) -> None:

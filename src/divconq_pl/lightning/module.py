@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, DistributedSampler
 
-from divconq_pl.core.subspaces import LearnedSubspaces
 from divconq_pl.errors import InputError
-from divconq_pl.lightning import _trainer
+from divconq_pl.lightning._trainer import processes
 from divconq_pl.metrics.neighbours import unit_rows
 from divconq_pl.metrics.retrieval import retrieval_metrics
 
 PAPERS_OPTIMIZER = partial(torch.optim.Adam, lr=1e-5, weight_decay=1e-4)
+PARTS = ("backbone", "embedding", "loss")
+"""The parts of a module that may have settings of the optimiser of their own."""
 
 
 class DivideConquerModule(pl.LightningModule):
@@ -33,17 +34,15 @@ class DivideConquerModule(pl.LightningModule):
         miner: any miner of pytorch-metric-learning.
         optimizer: makes the optimiser from parameter groups, such as ``partial(torch.optim.Adam, lr=1e-5)``.
         lr_scheduler: makes a learning-rate scheduler from the optimiser; stepped once per epoch.
-        embedding_lr_factor: learning rate of the embedding layer, as a multiple of the optimiser's.
-        loss_lr_factor: learning rate of the loss's own parameters, as a multiple of the optimiser's.
-        loss_weight_decay_factor: weight decay of the loss's own parameters, as a multiple of the optimiser's; 0 for the
-            boundaries (beta) of a margin loss, which it would pull to zero.
+        parameter_groups: settings of the optimiser for single parts, ``"backbone"``, ``"embedding"`` or ``"loss"``, in
+            place of its own, such as ``{"loss": {"lr": 0.1, "weight_decay": 0.0}}``; None for a setting keeps the
+            optimiser's own. Weight decay would pull the boundaries (beta) of a margin loss to zero.
         dropout: share of the features that is zeroed in training (the authors' code: 0.01).
-        recall_ks: the K of Recall@K.
-        nmi_runs: k-means runs that the NMI of the test set is the mean of (the papers: 10); 0 leaves it out, since it
-            clusters into as many clusters as there are classes.
-        marp: also report the papers' mARP of the test set, which is not MAP@R.
-        reid_draws: galleries that Recall@K of the re-identification protocol is the mean over (usually 10), reported as
-            ``test/reid_recall_at_<K>`` beside ``test/recall_at_<K>`` of leave-one-out; 0 leaves it out.
+        recall_ks: the K of Recall@K, which validation and test log beside MAP@R and R-precision.
+
+    Raises:
+        InputError: if the backbone does not say how wide its features are, the embedding has no coordinate, or
+            ``parameter_groups`` names an unknown part; when the optimiser is made, if it has no such setting.
 
     Example:
         >>> from pytorch_metric_learning import losses
@@ -63,14 +62,9 @@ class DivideConquerModule(pl.LightningModule):
         *,
         optimizer: Callable[..., Optimizer] = PAPERS_OPTIMIZER,
         lr_scheduler: Callable[[Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
-        embedding_lr_factor: float = 1.0,
-        loss_lr_factor: float = 1.0,
-        loss_weight_decay_factor: float = 1.0,
+        parameter_groups: Mapping[str, Mapping[str, float | None]] | None = None,
         dropout: float = 0.0,
         recall_ks: Sequence[int] = (1, 2, 4, 8),
-        nmi_runs: int = 0,
-        marp: bool = False,
-        reid_draws: int = 0,
     ) -> None:
         super().__init__()
         features = getattr(backbone, "out_features", None)
@@ -80,20 +74,17 @@ class DivideConquerModule(pl.LightningModule):
             )
         if embedding_dim < 1:
             raise InputError(f"embedding_dim={embedding_dim} must be at least 1")
+        if unknown := [name for name in parameter_groups or {} if name not in PARTS]:
+            raise InputError(f"there is no part parameter_groups.{unknown[0]}; a module has: {', '.join(PARTS)}")
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.embedding = nn.Linear(features, embedding_dim)
         self.loss = loss
         self.miner = miner
         self.recall_ks = tuple(recall_ks)
-        self.nmi_runs = nmi_runs
-        self.marp = marp
-        self.reid_draws = reid_draws
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
-        self._embedding_lr_factor = embedding_lr_factor
-        self._loss_lr_factor = loss_lr_factor
-        self._loss_weight_decay_factor = loss_weight_decay_factor
+        self._settings = {part: dict((parameter_groups or {}).get(part) or {}) for part in PARTS}
         self._evaluated: list[list[tuple[Tensor, Tensor]]] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -105,7 +96,7 @@ class DivideConquerModule(pl.LightningModule):
         """Return the loss of a batch of images and labels; it is computed in single precision.
 
         Raises:
-            InputError: if the embeddings are no numbers any more, and the miner or the loss cannot do with such.
+            InputError: if the miner or the loss fails because the embeddings have become NaN or infinite.
         """
         images, labels = batch
         embeddings = self(images)
@@ -119,7 +110,7 @@ class DivideConquerModule(pl.LightningModule):
                     raise
                 raise InputError(
                     "the embeddings have become NaN or infinite; try a smaller learning rate or full precision, and go "
-                    "on from a checkpoint of before"
+                    "on from an earlier checkpoint"
                 ) from error
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         return loss
@@ -146,38 +137,32 @@ class DivideConquerModule(pl.LightningModule):
         self._log_retrieval("test")
 
     def configure_optimizers(self) -> Any:
-        """Give the backbone, the embedding layer, the loss and the learned masks their own parameter groups."""
+        """Give the backbone, the embedding layer and the loss a parameter group each.
+
+        Raises:
+            InputError: if the optimiser or its scheduler cannot be made, or has no such setting.
+        """
         try:
-            optimizer = self._make_optimizer(self._parameter_groups())
+            optimizer = self._make_optimizer(self._make_parameter_groups())
             if self._make_lr_scheduler is None:
                 return optimizer
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._make_lr_scheduler(optimizer)}}
+        except InputError:
+            raise
         except (TypeError, ValueError) as error:
             raise InputError(f"the optimizer or its lr_scheduler cannot be made: {error}") from error
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        probe = self._make_optimizer([nn.Parameter(torch.zeros(1))])
-        lr, weight_decay = probe.defaults["lr"], probe.defaults.get("weight_decay", 0.0)
-        groups = [
-            {"name": "backbone", "params": list(self.backbone.parameters()), "lr": lr},
-            {"name": "embedding", "params": list(self.embedding.parameters()), "lr": lr * self._embedding_lr_factor},
-            {
-                "name": "loss",
-                "params": list(self.loss.parameters()),
-                "lr": lr * self._loss_lr_factor,
-                "weight_decay": weight_decay * self._loss_weight_decay_factor,
-            },
-        ]
-        groups += [
-            {
-                "name": "masks",
-                "params": list(part.parameters()),
-                "lr": lr * part.lr_factor,
-                "weight_decay": weight_decay * part.weight_decay_factor,
-            }
-            for part in self.modules()
-            if isinstance(part, LearnedSubspaces)
-        ]
+    def _make_parameter_groups(self) -> list[dict[str, Any]]:
+        trial = self._make_optimizer([nn.Parameter(torch.zeros(1))])
+        groups = []
+        for part, settings in self._settings.items():
+            given = {name: value for name, value in settings.items() if value is not None}
+            if unknown := [name for name in given if name not in trial.defaults]:
+                raise InputError(
+                    f"parameter_groups.{part}.{unknown[0]} is not a setting of {type(trial).__name__}, which has: "
+                    f"{', '.join(sorted(trial.defaults))}"
+                )
+            groups.append({"name": part, "params": list(self.get_submodule(part).parameters()), **given})
         return [group for group in groups if group["params"]]
 
     def _collect(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> None:
@@ -195,10 +180,7 @@ class DivideConquerModule(pl.LightningModule):
         self._evaluated = []
         if sets and not self.trainer.sanity_checking:
             queries, gallery = sets[0], (sets[1] if len(sets) > 1 else (None, None))
-            further: dict[str, Any] = {}
-            if prefix == "test":
-                further = {"marp": self.marp, "reid_draws": self.reid_draws, "nmi_runs": self.nmi_runs}
-            metrics = retrieval_metrics(*queries, *gallery, ks=self.recall_ks, **further)
+            metrics = retrieval_metrics(*queries, *gallery, ks=self.recall_ks)
             for name, value in metrics.items():
                 self.log(f"{prefix}/{name}", value, prog_bar=f"{prefix}/{name}" == "val/recall_at_1")
 
@@ -206,4 +188,4 @@ class DivideConquerModule(pl.LightningModule):
         """Put the rows of all processes in the order of the data set, unless each process has seen all images."""
         if self.trainer.world_size == 1 or not isinstance(loader.sampler, DistributedSampler):
             return rows
-        return _trainer.gather_strided(self, rows)[: len(loader.dataset)]  # type: ignore[arg-type]
+        return processes.gather_strided(self, rows)[: len(loader.dataset)]  # type: ignore[arg-type]

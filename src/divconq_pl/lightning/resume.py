@@ -1,4 +1,4 @@
-"""Where a run stands between two batches, so that a stopped one goes on as if it had never stopped."""
+"""A stopped training goes on as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -8,74 +8,234 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from divconq_pl.lightning import _trainer
+from divconq_pl.errors import InputError
+from divconq_pl.lightning._trainer import loaders, processes, progress, randomness
+from divconq_pl.lightning._trainer.base import CallbackBase
+
+STATE_VERSION = 3
 
 HIDDEN_STATE = {"CrossBatchMemory": ("queue_idx", "has_been_filled"), "DynamicSoftMarginLoss": ("hist_",)}
 """What losses of pytorch-metric-learning remember outside of their state dict, by class name."""
 
 
-class ResumePoint:
-    """What a checkpoint of Lightning lacks to be gone on from exactly, at the boundary between two batches.
+class ExactResume(CallbackBase):
+    """Let a training that goes on from a checkpoint end as the one would have ended that was never stopped.
 
     Lightning saves weights, optimisers, schedulers and counters. It does not save random numbers, the order in which
-    the epoch's remaining batches would have come, nor what some losses remember. And a batch that an exception
-    interrupts has often moved random numbers and running statistics already, though it will be run again.
+    the epoch's remaining batches would have come, nor what some losses remember; and a batch that an exception
+    interrupts has often moved random numbers and running statistics, though it will be run again. Resuming therefore
+    repeats instead of patching: the random numbers from which an epoch's batches were drawn are set again, the batches
+    are drawn again, those that were trained on are passed over, and then the random numbers of the stop are set.
+
+    =====================================  ============================================  ==============================
+    moment                                 what is noted                                 what is restored on resuming
+    =====================================  ============================================  ==============================
+    the fit starts                         random numbers, before the first epoch's      those, if no epoch had begun
+                                           batches are drawn
+    an epoch starts                        random numbers, before its batches are drawn  all of the stop, if it came
+                                                                                         between two epochs
+    entered in the middle of an epoch                                                    random numbers of its start;
+                                                                                         batches passed over; then all
+                                                                                         of the stop
+    a batch ends, a validation ends        random numbers, buffers, hidden state of
+                                           losses
+    an exception                                                                         random numbers, and in a step
+                                                                                         buffers and hidden state, of
+                                                                                         the last boundary
+    a checkpoint is saved                  random numbers of each process, logged        (read back when the fit
+                                           metrics, hidden state of losses, gradients    starts)
+                                           that wait in an accumulation; counters that
+                                           Lightning would restore wrongly
+    =====================================  ============================================  ==============================
+
+    The checkpoint has to be saved while this callback is there, and resumed with it. With another number of processes
+    the training goes on with other random numbers, and says so.
+
+    Two methods are there to be overridden: :meth:`enter_epoch` and :meth:`draw_batches`.
+
+    Example:
+        >>> trainer = pl.Trainer(callbacks=[ExactResume()], logger=False, enable_progress_bar=False, max_epochs=20)
+        >>> # trainer.fit(module, loader, ckpt_path="last.ckpt")
     """
 
     def __init__(self) -> None:
-        self._epoch: dict[str, Any] | None = None  # random numbers before the batches of the epoch were asked for
-        self._random: dict[str, Any] | None = None  # and those at the last boundary
+        super().__init__()
+        self._entered = -1  # the last epoch that was begun
+        self._forget_all()
+
+    def _forget_all(self) -> None:
+        self._of_epoch: dict[str, Any] | None = None  # random numbers before the batches of the epoch were drawn
+        self._of_boundary: dict[str, Any] | None = None  # and those at the last boundary between two batches
         self._steps = 0  # batches trained on by then
         self._buffers: dict[str, Tensor] = {}
         self._hidden: dict[str, Any] = {}
-        self._restored: dict[str, Any] | None = None
         self._loaded: dict[str, Any] = {}
+        self._restored: dict[str, Any] | None = None  # what was loaded, until the training has gone on from it
         self._failed = self._validated = False
 
+    # What a subclass may want to decide.
+
+    def enter_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, anew: bool) -> None:
+        """Prepare an epoch before its batches are drawn; nothing by default.
+
+        Args:
+            trainer: the running fit.
+            pl_module: what it trains.
+            anew: whether the epoch begins; otherwise it is entered in its middle, or at its end, after a resume.
+        """
+
+    def draw_batches(self, trainer: pl.Trainer, *, renew: bool, done: int) -> None:
+        """See to it that the epoch's next batch is the right one.
+
+        Args:
+            trainer: the running fit.
+            renew: draw the epoch's batches anew: the Trainer has drawn them with other random numbers.
+            done: batches that were trained on before a resume, to be passed over.
+        """
+        if loaders.restores_its_batches(trainer) or not (renew or self.is_resuming):
+            return
+        if renew:
+            loaders.renew_batches(trainer)
+        loaders.pass_over(trainer, done)
+
     @property
-    def is_restored(self) -> bool:
-        """Whether a checkpoint was loaded whose run has not gone on yet."""
+    def is_resuming(self) -> bool:
+        """Whether a checkpoint was loaded from which the training has not gone on yet."""
         return self._restored is not None
 
-    def begin_fit(self, trainer: pl.Trainer) -> None:
+    # What the Trainer calls.
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Begin with nothing noted."""
+        if stage == "fit":
+            self._forget_all()
+            if trainer.current_epoch == 0:
+                self._entered = -1
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the random numbers from which the first epoch's batches will be drawn, or restore them."""
         if self._restored is not None and self._restored["begun"] == 0:
-            _trainer.set_random_state(trainer, self._restored["epoch"])
-            self._epoch = self._restored["epoch"]
+            self._of_epoch = self._restored["epoch"]
+            randomness.set_random_state(trainer, self._restored["epoch"])
         else:
-            self._epoch = _trainer.random_state(trainer)
-        self._failed = False
+            self._of_epoch = randomness.random_state(trainer)
 
-    def begin_epoch(self, trainer: pl.Trainer, module: nn.Module) -> None:
-        """Note the random numbers from which an epoch's batches will be drawn; after a resume, restore them first."""
-        if self._restored is not None:
-            concluding = self._restored["concluding"]
-            self._go_on(trainer, module)
-            if concluding:
-                _trainer.step_plateau_schedulers(trainer)
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Pick up the thread in an epoch that has no start of its own, since it is resumed."""
+        if not progress.entered_mid_epoch(trainer):
+            return
+        if self._entered != trainer.current_epoch:  # after a checkpoint of an epoch's last batch
+            self.on_train_epoch_start(trainer, pl_module)
+            return
+        done, restored = progress.batches_done(trainer), self._restored
+        if restored is not None:
+            self._of_epoch = restored["epoch"]
+            if trainer.current_epoch > 0:  # the first epoch's batches were drawn after the fit's start
+                randomness.set_random_state(trainer, restored["epoch"])
+        self.enter_epoch(trainer, pl_module, anew=False)
+        self.draw_batches(trainer, renew=self.is_resuming and trainer.current_epoch > 0, done=done)
+        if restored is not None:
+            if restored["validating"]:
+                progress.validate_anew(trainer)
+            self._go_on(trainer, pl_module, with_random=done > 0)
+        self._note_boundary(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the random numbers from which the epoch's batches will be drawn; after a resume, restore them first."""
+        resumed = self._restored
+        if resumed is not None:
+            progress.begin_batches(trainer)
+            self._go_on(trainer, pl_module)
+            if resumed["concluding"]:
+                progress.step_plateau_schedulers(trainer)
         if trainer.current_epoch > 0:
-            self._epoch = _trainer.random_state(trainer)
-        self.remember(trainer, module)
+            self._of_epoch = randomness.random_state(trainer)
+        self._note_boundary(trainer, pl_module)
+        self.enter_epoch(trainer, pl_module, anew=True)
+        self.draw_batches(trainer, renew=resumed is not None, done=0)
+        self._entered = trainer.current_epoch
 
-    def begin_again(self, trainer: pl.Trainer) -> None:
-        """Restore the random numbers from which the batches of an epoch were drawn that is entered in its middle."""
-        if self._restored is not None:
-            self._epoch = self._restored["epoch"]
-            if trainer.current_epoch > 0:  # the first epoch's batches were asked for after `begin_fit`
-                _trainer.set_random_state(trainer, self._epoch)
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note a boundary between two batches."""
+        self._note_boundary(trainer, pl_module)
 
-    def go_on(self, trainer: pl.Trainer, module: nn.Module, done: int) -> None:
-        """Restore what was where the run was stopped, after ``done`` batches of the epoch."""
-        if self._restored is not None:
-            if self._restored["validating"]:
-                _trainer.validate_anew(trainer)
-            self._go_on(trainer, module, with_random=done > 0)
-        self.remember(trainer, module)
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let plateau schedulers step at the end of a resumed epoch, too."""
+        progress.forget_restart(trainer)
 
-    def remember(self, trainer: pl.Trainer, module: nn.Module, *, validated: bool = False) -> None:
-        """Note a boundary between two batches, after the validation if there was one."""
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that the training goes on from here."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._note_boundary(trainer, pl_module, validated=True)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Return to the last boundary, so that a checkpoint that is saved now is exact."""
+        self._failed = True
+        if self._of_boundary is None or progress.steps_done(trainer) != self._steps:
+            return
+        randomness.set_random_state(trainer, self._of_boundary)
+        if progress.in_step(trainer):
+            for name, buffer in pl_module.named_buffers():
+                kept = self._buffers.get(name)
+                if kept is not None and kept.shape == buffer.shape:  # or the step has made it
+                    buffer.data.copy_(kept)
+            set_hidden_state(pl_module, self._hidden)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what it takes to go on exactly from here; called by all processes."""
+        checkpoint["callbacks"][self.state_key]["resume_point"] = self._describe_point(trainer, pl_module)
+        progress.settle_epochs(checkpoint)
+        if progress.in_step(trainer):
+            progress.drop_batch(checkpoint)
+        if progress.before_validation(trainer):
+            progress.count_batch(checkpoint)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Read what a checkpoint of the training holds."""
+        state = checkpoint["callbacks"].get(self.state_key, {}).get("resume_point")
+        if state is None or trainer.state.fn != "fit":
+            return
+        if len(state["processes"]) != trainer.world_size:
+            rank_zero_warn(
+                f"the checkpoint holds the random numbers of {len(state['processes'])} process(es) and there are "
+                f"{trainer.world_size} now; the training goes on with other random numbers"
+            )
+            return
+        self._loaded, self._restored = state, {**state, **state["processes"][trainer.global_rank]}
+
+    @property
+    def state_key(self) -> str:
+        """The name of the callback in a checkpoint."""
+        return "ExactResume"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the last epoch that was begun; the rest is added when a checkpoint is saved."""
+        return {"version": STATE_VERSION, "entered": self._entered}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            InputError: if it was written by an unknown version.
+        """
+        if state_dict["version"] != STATE_VERSION:
+            raise InputError(
+                f"the checkpoint holds a {self.state_key} state of version {state_dict['version']}, this version of "
+                f"divconq-pl reads version {STATE_VERSION}; resume with the version that wrote it"
+            )
+        self._entered = state_dict["entered"]
+
+    # How it is done.
+
+    def _note_boundary(self, trainer: pl.Trainer, module: nn.Module, *, validated: bool = False) -> None:
         self._validated = validated
-        self._random, self._steps = _trainer.random_state(trainer), _trainer.steps_done(trainer)
+        self._of_boundary, self._steps = randomness.random_state(trainer), progress.steps_done(trainer)
         for name, buffer in module.named_buffers():
             if name in self._buffers and self._buffers[name].shape == buffer.shape:
                 self._buffers[name].copy_(buffer)
@@ -83,74 +243,44 @@ class ResumePoint:
                 self._buffers[name] = buffer.detach().clone()
         self._hidden = hidden_state(module)
 
-    def rewind(self, trainer: pl.Trainer, module: nn.Module) -> None:
-        """Return to the last boundary when an exception ends the fit, so that a checkpoint written now is exact."""
-        self._failed = True
-        if self._random is None or _trainer.steps_done(trainer) != self._steps:
-            return
-        _trainer.set_random_state(trainer, self._random)
-        if _trainer.in_step(trainer):
-            for name, buffer in module.named_buffers():
-                kept = self._buffers.get(name)
-                if kept is not None and kept.shape == buffer.shape:  # or the step has made it
-                    buffer.data.copy_(kept)
-            set_hidden_state(module, self._hidden)
-
-    def state(self, trainer: pl.Trainer, module: nn.Module, begun: int) -> dict[str, Any]:
-        """Return what a checkpoint has to keep; to be called by all processes.
-
-        Args:
-            trainer: the running fit.
-            module: what it trains.
-            begun: the last epoch that was begun.
-        """
-        if self._restored is not None:  # stopped again before it could go on
-            return self._loaded
-        interrupted = self._failed and _trainer.in_validation(trainer) and not self._validated
-        own = {"epoch": self._epoch, "now": _trainer.random_state(trainer)}
-        # Where one process failed the others may never come to this.
-        gather = trainer.world_size > 1 and not self._failed
-        return {
-            "begun": begun,
-            "validating": interrupted or _trainer.before_validation(trainer),
-            "concluding": _trainer.at_epoch_end(trainer),
-            "metrics": _trainer.logged_metrics(trainer),
-            "hidden": hidden_state(module),
-            "gradients": self._waiting_gradients(trainer, module),
-            "processes": _trainer.gather_objects(own) if gather else [own],
-        }
-
-    def load(self, state: dict[str, Any], rank: int, world_size: int) -> None:
-        """Take what :meth:`state` returned."""
-        processes = state["processes"]
-        if len(processes) != world_size:
-            rank_zero_warn(
-                f"the checkpoint holds the random numbers of {len(processes)} process(es) and there are {world_size} "
-                "now; the training goes on with other random numbers"
-            )
-            return
-        self._loaded, self._restored = state, {**state, **processes[rank]}
-
-    def forget(self) -> None:
-        """Drop a checkpoint that was loaded for something else than going on."""
-        self._restored = None
-
     def _go_on(self, trainer: pl.Trainer, module: nn.Module, with_random: bool = True) -> None:
+        """Restore what was where the run was stopped."""
         assert self._restored is not None
         if with_random:
-            _trainer.set_random_state(trainer, self._restored["now"])
-        _trainer.set_logged_metrics(trainer, self._restored["metrics"])
+            randomness.set_random_state(trainer, self._restored["now"])
+        progress.set_logged_metrics(trainer, self._restored["metrics"])
         set_hidden_state(module, self._restored["hidden"])
         for name, gradient in self._restored["gradients"].items():
-            parameter = module.get_parameter(name)
+            parameter = self._parameters(module)[name]
             parameter.grad = gradient.to(parameter.device)
         self._restored = None
 
+    def _describe_point(self, trainer: pl.Trainer, module: nn.Module) -> dict[str, Any]:
+        if self._restored is not None:  # stopped again before it could go on
+            return self._loaded
+        interrupted = self._failed and progress.in_validation(trainer) and not self._validated
+        own = {"epoch": self._of_epoch, "now": randomness.random_state(trainer)}
+        # Where one process failed the others may never come to this.
+        gather = trainer.world_size > 1 and not self._failed
+        return {
+            "begun": self._entered,
+            "validating": interrupted or progress.before_validation(trainer),
+            "concluding": progress.at_epoch_end(trainer),
+            "metrics": progress.logged_metrics(trainer),
+            "hidden": hidden_state(module),
+            "gradients": self._waiting_gradients(trainer, module),
+            "processes": processes.gather_objects(own) if gather else [own],
+        }
+
     def _waiting_gradients(self, trainer: pl.Trainer, module: nn.Module) -> dict[str, Tensor]:
         """Return what has been accumulated since the last optimiser step; each process would have its own."""
-        if trainer.world_size > 1 or self._failed or not _trainer.is_accumulating(trainer):
+        if trainer.world_size > 1 or self._failed or not progress.is_accumulating(trainer):
             return {}
-        return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+        return {name: p.grad.clone() for name, p in self._parameters(module).items() if p.grad is not None}
+
+    def _parameters(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        """Return what gradients may be accumulated for, by name."""
+        return dict(module.named_parameters())
 
 
 def hidden_state(module: nn.Module) -> dict[str, Any]:

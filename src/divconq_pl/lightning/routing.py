@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 from divconq_pl.core.division import Division
 from divconq_pl.core.sampling import Allotment, ClusterBatchSampler, allot, check_batch
 from divconq_pl.errors import InputError
-from divconq_pl.lightning import _trainer
-from divconq_pl.lightning.conventions import image_name
+from divconq_pl.lightning._trainer import loaders, progress
+from divconq_pl.lightning.reading import image_name
 
 
 class BatchRouter:
@@ -30,15 +30,24 @@ class BatchRouter:
         self._images_per_class = images_per_class
         self._allotment = allotment
         self._seed = seed
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the loaders of the last fit."""
         self._users_loader: DataLoader[Any] | None = None
         self._own_loader: DataLoader[Any] | None = None
         self._division: Division | None = None
         self._learners: list[int] = []
         self._consumed = 0
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether batches have come from here, and not from the user's loader alone."""
+        return self._own_loader is not None
+
     def users_loader(self, trainer: pl.Trainer) -> DataLoader[Any]:
         """Return the loader that the user gave."""
-        loader = _trainer.get_train_loader(trainer)
+        loader = loaders.get_train_loader(trainer)
         if loader is not self._own_loader:
             self._users_loader = loader
         assert self._users_loader is not None
@@ -67,10 +76,10 @@ class BatchRouter:
         self._learners, self._consumed = [], 0
         if division is None or division.depth == 0:
             if self._own_loader is not None:  # or the loader is the user's, whatever it is
-                _trainer.set_train_loader(trainer, self.users_loader(trainer), renew=renew)
+                loaders.set_train_loader(trainer, self.users_loader(trainer), renew=renew)
             elif renew:
-                _trainer.renew_batches(trainer)
-            _trainer.pass_over(trainer, done)
+                loaders.renew_batches(trainer)
+            loaders.pass_over(trainer, done)
             return
         users_loader = self.users_loader(trainer)
         if self._own_loader is None or division is not self._division:
@@ -87,7 +96,7 @@ class BatchRouter:
                 rank=trainer.global_rank,
                 world_size=trainer.world_size,
             )
-            loader = _trainer.with_batches(users_loader, sampler)
+            loader = loaders.with_batches(users_loader, sampler)
         else:
             loader = self._own_loader
             assert isinstance(loader.batch_sampler, ClusterBatchSampler)
@@ -95,9 +104,9 @@ class BatchRouter:
         sampler.set_epoch(trainer.current_epoch)
         if callable(set_epoch := getattr(users_loader.dataset, "set_epoch", None)):
             set_epoch(trainer.current_epoch)
-        sampler.start = done if _trainer.is_only_loader(trainer) else 0
-        _trainer.set_train_loader(trainer, loader, renew=renew)
-        _trainer.pass_over(trainer, done - sampler.start)
+        sampler.start = done if loaders.is_only_loader(trainer) else 0
+        loaders.set_train_loader(trainer, loader, renew=renew)
+        loaders.pass_over(trainer, done - sampler.start)
         self._own_loader, self._division = loader, division
         self._learners = sampler.schedule[done:]
 
@@ -110,8 +119,8 @@ class BatchRouter:
 
     def describe_batch(self, trainer: pl.Trainer) -> str:
         """Say which learner the present batch belongs to and which images it holds, as far as that is known."""
-        number = _trainer.batch_index(trainer)
-        sampler = _trainer.get_train_loader(trainer).batch_sampler
+        number = progress.batch_index(trainer)
+        sampler = loaders.get_train_loader(trainer).batch_sampler
         if not isinstance(sampler, ClusterBatchSampler):
             return f"batch {number}"
         whose = f" of learner {self._learners[self._consumed - 1]}" if self._learners else ""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from divconq_pl.core.subspaces import FixedSubspaces, Subspaces
+from divconq_pl.core.subspaces import Subspaces
 from divconq_pl.errors import InputError
 
 Slices = Mapping[nn.Parameter, int]
@@ -45,33 +45,32 @@ def isolate(optimizers: Iterable[Optimizer], slices: Slices, subspaces: Subspace
     Args:
         optimizers: any torch optimisers.
         slices: the parameters that are cut into subspaces.
-        subspaces: tells which learners were active.
+        subspaces: tells which learners were active, and what lies outside of theirs.
 
     Returns:
         Handles whose ``remove()`` undoes it.
 
     Raises:
-        InputError: if the subspaces are no fixed slices; a mask has no outside.
+        InputError: if all learners share all coordinates.
     """
-    if not isinstance(subspaces, FixedSubspaces):
+    if subspaces.outside([0]) is None:
         raise InputError(
-            f"isolate=True needs fixed subspaces, {type(subspaces).__name__} share all coordinates; use isolate=False"
+            f"isolate=True needs subspaces that share no coordinates, as fixed ones; {type(subspaces).__name__} share "
+            "all of them; use isolate=False"
         )
-    used: dict[Optimizer, set[int]] = {optimizer: set() for optimizer in optimizers}
-    return [handle for optimizer in used for handle in _isolate(optimizer, _of(optimizer, slices), subspaces, used)]
+    return [handle for optimizer in optimizers for handle in _isolate(optimizer, _of(optimizer, slices), subspaces)]
 
 
-def _isolate(
-    optimizer: Optimizer, slices: Slices, subspaces: FixedSubspaces, used: Mapping[Optimizer, set[int]]
-) -> tuple[RemovableHandle, RemovableHandle]:
+def _isolate(optimizer: Optimizer, slices: Slices, subspaces: Subspaces) -> tuple[RemovableHandle, RemovableHandle]:
     saved: list[tuple[Tensor, int, Tensor]] = []
+    idle: list[Tensor] = []
 
     def before(*_: Any) -> None:
-        for learners in used.values():  # each optimiser steps in its own time
-            learners |= subspaces.used
-        subspaces.used.clear()
         saved.clear()
-        if used[optimizer]:
+        used = subspaces.usage.since_step(optimizer)
+        outside = subspaces.outside(used) if used else None
+        if outside is not None:
+            idle[:] = [outside]
             saved.extend(
                 (values, dim, values.detach().clone())
                 for parameter, dim in slices.items()
@@ -81,10 +80,9 @@ def _isolate(
     @torch.no_grad()
     def after(*_: Any) -> None:
         for values, dim, old in saved:
-            idle = subspaces.idle(used[optimizer], values.device)
-            values.index_copy_(dim, idle, old.index_select(dim, idle))
+            kept = idle[0].to(values.device)
+            values.index_copy_(dim, kept, old.index_select(dim, kept))
         saved.clear()
-        used[optimizer].clear()
 
     return optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)
 

@@ -1,7 +1,7 @@
 """Pictures of a run: what lies near what, what the clusters hold, and how the divisions grew.
 
-Every function returns a `matplotlib.figure.Figure` without touching pyplot, so none needs a display or closes another's
-figures; `save_figure` writes it.
+Every function returns a ``matplotlib.figure.Figure`` without touching pyplot, so none needs a display or closes
+another's figures; ``save_figure`` writes it.
 """
 
 from __future__ import annotations

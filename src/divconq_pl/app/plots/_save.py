@@ -13,9 +13,9 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
     """Save a figure as PNG, atomically.
 
     Args:
-        figure: What to save.
-        path: Where the file goes; missing folders are made.
-        dpi: Pixels per inch.
+        figure: what to save.
+        path: where the file goes; missing folders are made.
+        dpi: pixels per inch.
 
     Returns:
         The path.

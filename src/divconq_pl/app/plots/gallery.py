@@ -34,20 +34,20 @@ def gallery(
     """Show queries, one a row, with their nearest neighbours: right ones ticked green, wrong ones crossed red.
 
     Args:
-        images: From index to image, for the queries.
-        names: Class of every image, as text or number (an underscore is shown as a blank).
-        queries: Which images the rows show, n of them.
-        neighbours: Indices of their neighbours, nearest first, shape (n, k).
-        hits: Whether each is of the query's class, shape (n, k).
-        gallery_images: From index to image for the neighbours, where they come from another set than the queries.
-        gallery_names: Class of every image of that set.
-        title: Heading.
+        images: from index to image, for the queries.
+        names: class of every image, as text or number (an underscore is shown as a blank).
+        queries: which images the rows show, n of them.
+        neighbours: indices of their neighbours, nearest first, shape (n, k).
+        hits: whether each is of the query's class, shape (n, k).
+        gallery_images: from index to image for the neighbours, where they come from another set than the queries.
+        gallery_names: class of every image of that set.
+        title: heading.
 
     Returns:
         The figure.
 
     Raises:
-        InputError: If there is no query, or the shapes do not fit.
+        InputError: if there is no query, or the shapes do not fit.
     """
     found, right = np.asarray(neighbours), np.asarray(hits).astype(bool)
     rows = len(queries)

@@ -35,17 +35,17 @@ def montage(
     The images are taken evenly over the cluster in the order of the data set, so that many classes are seen.
 
     Args:
-        images: From index to image.
-        assignment: Cluster of every image, shape (N,); negative where an image is left out.
-        learners: Clusters to show; all by default.
-        per_cluster: Images shown of each.
-        title: Heading.
+        images: from index to image.
+        assignment: cluster of every image, shape (N,); negative where an image is left out.
+        learners: clusters to show; all by default.
+        per_cluster: images shown of each.
+        title: heading.
 
     Returns:
         The figure.
 
     Raises:
-        InputError: If there is no cluster to show, or an empty one was asked for.
+        InputError: if there is no cluster to show, or an empty one was asked for.
     """
     clusters = np.asarray(assignment)
     shown = sorted(set(clusters[clusters >= 0].tolist())) if learners is None else list(learners)
@@ -84,7 +84,7 @@ def square(image: Any, size: int) -> NDArray[np.uint8]:
 
     Args:
         image: PIL image, or array H x W or H x W x 3 (uint8, or float in [0, 1]).
-        size: Pixels of a side.
+        size: pixels of a side.
 
     Returns:
         Shape (size, size, 3).

@@ -41,18 +41,18 @@ def tree(
     clusters only the first two and the last are shown.
 
     Args:
-        history: One mapping per division, in order: `epoch`; `sizes`, images per cluster; `classes`, classes per
-            cluster; `moved`, images that changed cluster; `nmi` with the last division, or None; `parents`, for each
-            cluster the cluster of the division before that it descends from.
-            A division into fewer clusters than the one before is drawn as a merge of neighbours.
-        conquered_at: Epoch from which the full embedding is trained on all the data, if the run came to it.
-        title: Heading.
+        history: one mapping per division, in order: ``epoch``; ``sizes``, images per cluster; ``classes``, classes per
+            cluster; ``moved``, images that changed cluster; ``nmi`` with the last division, or None; ``parents``, for
+            each cluster the cluster of the division before that it descends from. A division into fewer clusters than
+            the one before is drawn as a merge of neighbours.
+        conquered_at: epoch from which the full embedding is trained on all the data, if the run came to it.
+        title: heading.
 
     Returns:
         The figure.
 
     Raises:
-        InputError: If there is no division.
+        InputError: if there is no division.
     """
     if not history:
         raise InputError("a run without a division has no tree: give at least one entry of its history")

@@ -1,4 +1,4 @@
-"""Try what a configuration has built on a few images before the training, so that what does not fit is said at once."""
+"""Try what was built from a configuration on a few images before the training, to name a part that does not fit."""
 
 from __future__ import annotations
 
@@ -18,33 +18,40 @@ from divconq_pl.lightning.module import DivideConquerModule
 def rehearse(module: DivideConquerModule, data: RetrievalDataModule) -> None:
     """Pass a training image through the transforms and the backbone, and random embeddings through miner and loss.
 
-    Whatever these raise comes of how they were configured, or of parts that do not fit together. Neither weights nor
-    random numbers are changed.
+    Whatever these raise comes from how they were configured, or from parts that do not fit together. Neither weights
+    nor random numbers are changed.
+
+    Args:
+        module: the module that is to be trained.
+        data: its images.
 
     Raises:
-        InputError: it names the part, what it was given, and what it says.
+        InputError: it names the part, what it was given, and its own message.
     """
     train = data.splits.train
     images = {}
     with random_numbers("rehearsal"):
         for name in ("train_transform", "test_transform"):
-            with _told(f"data.{name} cannot transform {train.name_of(0)!r}"):
+            with _refuse_with(f"data.{name} cannot transform {train.name_of(0)!r}"):
                 images[name] = train.with_transform(getattr(data, name))[0][0]
         for image in images.values():
-            with _told(f"the backbone cannot take images of shape {tuple(image.shape)}"), torch.no_grad():
+            with _refuse_with(f"the backbone cannot take images of shape {tuple(image.shape)}"), torch.no_grad():
                 backbone = copy.deepcopy(module.backbone).eval()
                 backbone(torch.stack([image, image]))
         last = len(train.classes) - 1
         labels = torch.tensor([0] * 6 + [last] * 6)
         embeddings = torch.randn(len(labels), module.embedding.out_features, requires_grad=True)
-        with _told(f"the miner cannot take embeddings of {embeddings.shape[1]} numbers"):
+        with _refuse_with(f"the miner cannot take embeddings of {embeddings.shape[1]} numbers"):
             pairs = None if module.miner is None else copy.deepcopy(module.miner)(embeddings, labels)
-        with _told(f"the loss cannot take embeddings of {embeddings.shape[1]} numbers and {last + 1} classes"):
+        with _refuse_with(f"the loss cannot take embeddings of {embeddings.shape[1]} numbers and {last + 1} classes"):
             copy.deepcopy(module.loss)(embeddings, labels, pairs)
 
 
 def check_trainer(trainer: pl.Trainer) -> None:
-    """Refuse settings of a Trainer that it takes and stumbles over in the middle, or at the end, of a run.
+    """Refuse settings that a Trainer accepts, but that make a run fail in the middle or at its end.
+
+    Args:
+        trainer: the Trainer of the run.
 
     Raises:
         InputError: it names the setting.
@@ -56,10 +63,11 @@ def check_trainer(trainer: pl.Trainer) -> None:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _refuse_with(message: str) -> Iterator[None]:
+    """Turn any exception into an InputError that begins with a message."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # anything may be configured here, so anything may be raised
-        raise InputError(f"{what}: {error}") from error
+        raise InputError(f"{message}: {error}") from error

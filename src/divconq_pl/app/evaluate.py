@@ -1,0 +1,181 @@
+"""The program evaluate.py: evaluate checkpoints of train.py on unseen classes, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from divconq_pl.app.checkpoints import CONFIG_KEY, load_embedder, read_checkpoint, refuse_odd_entries
+from divconq_pl.app.checks.values import check_arguments, check_values
+from divconq_pl.app.comparison import (
+    add_summary_rows,
+    check_same_images,
+    concatenate,
+    find_checkpoints,
+    name_checkpoints,
+)
+from divconq_pl.app.evaluation import check_channels, check_not_shared, embed, measure
+from divconq_pl.app.export import check_export, export_embeddings
+from divconq_pl.app.results import check_published, write_json
+from divconq_pl.app.table import print_results
+from divconq_pl.app.trust import build_trusted, check_trusted
+from divconq_pl.data import RetrievalDataModule, RetrievalDataset
+from divconq_pl.errors import InputError
+
+HINTS = {
+    **dict.fromkeys(("json", "export"), str | None),
+    **dict.fromkeys(("dataset", "backbone"), object | None),
+    **dict.fromkeys(("data", "trainer"), object),
+    "evaluation": dict,
+    "checkpoint": str | list[str],
+    "channels": int,
+    "image_size": int | None,
+}
+"""What the keys of conf/evaluate.yaml hold."""
+
+
+class Evaluated(NamedTuple):
+    """One checkpoint on the test images.
+
+    Attributes:
+        row: its results.
+        embeddings: one tensor (N, d), or one each for query and gallery.
+        images: the images embedded, likewise.
+        options: what was measured, as :func:`measure` takes it.
+        chosen_by_test: whether the run chose its epoch by these very classes.
+    """
+
+    row: dict[str, Any]
+    embeddings: list[Tensor]
+    images: tuple[RetrievalDataset, ...]
+    options: dict[str, Any]
+    chosen_by_test: bool
+
+
+def main(cfg: DictConfig) -> None:
+    """Print the table that train.py printed at its end; for several checkpoints also their mean and concatenation.
+
+    Args:
+        cfg: conf/evaluate.yaml, as the user changed it.
+    """
+    check_config(cfg)
+    paths = find_checkpoints(cfg.checkpoint if isinstance(cfg.checkpoint, str) else list(cfg.checkpoint))
+    if cfg.export is not None:
+        check_export(cfg.export)
+    trainer = make_trainer(cfg)
+
+    evaluated: list[Evaluated] = []
+    for path, name in zip(paths, name_checkpoints(paths), strict=True):
+        evaluated.append(evaluate_checkpoint(cfg, trainer, path, name, evaluated))
+    embeddings, rows = combine(evaluated)
+
+    if cfg.export is not None:
+        export_embeddings(cfg.export, embeddings, evaluated[0].images)
+    report(cfg, rows, any(one.chosen_by_test for one in evaluated))
+
+
+def check_config(cfg: DictConfig) -> None:
+    """Refuse values that cannot work, before anything is built.
+
+    Raises:
+        InputError: it names the key and the value.
+    """
+    if OmegaConf.is_missing(cfg, "checkpoint"):
+        raise InputError("no checkpoint given; use checkpoint=PATH, a run leaves its own in its folder 'checkpoints'")
+    used = cfg if cfg.dataset else OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "data"])
+    check_values(used, **HINTS)
+    check_arguments(measure, cfg, "evaluation", recall_ks=list[int] | None)
+
+
+def make_trainer(cfg: DictConfig) -> pl.Trainer:
+    """Build the Trainer that embeds the images."""
+    trainer: pl.Trainer
+    trainer = instantiate(cfg.trainer, logger=False, limit_predict_batches=cfg.trainer.get("limit_test_batches"))
+    check_not_shared(trainer, cfg.trainer)
+    return trainer
+
+
+def evaluate_checkpoint(
+    cfg: DictConfig, trainer: pl.Trainer, path: Path, name: str, before: Sequence[Evaluated]
+) -> Evaluated:
+    """Embed the test images with the network of one checkpoint, and measure the embeddings.
+
+    Args:
+        cfg: the configuration of this program.
+        trainer: embeds the images.
+        path: the checkpoint.
+        name: its name in the table.
+        before: the checkpoints evaluated before, which have to have the same images.
+
+    Raises:
+        InputError: if the checkpoint cannot be used, or has other images.
+    """
+    content = read_checkpoint(path)
+    config = content[CONFIG_KEY]
+    with refuse_odd_entries(path):
+        module = load_embedder(content, instantiate(cfg.backbone))
+        data = make_data(cfg, config)
+        ks = cfg.evaluation.get("recall_ks") or [int(k) for k in config["module"]["recall_ks"]]
+    options = before[0].options if before else {**cfg.evaluation, "recall_ks": ks}
+    images = check_same_images(before[-1].images if before else (), data.tested, path)
+    embeddings = embed(trainer, module, data)
+    row = {**measure(embeddings, images, **options), "name": name}
+    if cfg.dataset:
+        return Evaluated(row, embeddings, images, options, chosen_by_test=False)
+    row |= check_published(config.get("published"))
+    return Evaluated(row, embeddings, images, options, config["data"].get("validate_on") == "test")
+
+
+def make_data(cfg: DictConfig, config: dict[str, Any]) -> RetrievalDataModule:
+    """Build the data module of the images that the user names, as the network takes them, or of the checkpoint's own.
+
+    Args:
+        cfg: the configuration of this program.
+        config: that of the run that wrote the checkpoint.
+
+    Raises:
+        InputError: if the network cannot take the images, or the checkpoint names a part of another package.
+    """
+    cfg = cfg.copy()
+    if not cfg.backbone:
+        cfg.channels = config["channels"]
+    for key in ("image_size", "preprocessing"):
+        if cfg[key] is None:
+            cfg[key] = check_trusted(config.get(key), key)
+    loading = {
+        key: cfg.data[key] for key in ("num_workers", "eval_batch_size", "cache_dir") if cfg.data[key] is not None
+    }
+    data: RetrievalDataModule
+    data = instantiate(cfg.data) if cfg.dataset else build_trusted({**config["data"], **loading}, "dataset")
+    check_channels(data, cfg.channels)
+    return data
+
+
+def combine(evaluated: Sequence[Evaluated]) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    """Put the embeddings and the results of all checkpoints together.
+
+    Returns:
+        The embeddings side by side, and the rows of the table: of several checkpoints with their mean and
+        concatenation.
+    """
+    first = evaluated[0]
+    if len(evaluated) == 1:
+        return first.embeddings, [first.row]
+    together = concatenate([one.embeddings for one in evaluated])
+    return together, add_summary_rows([one.row for one in evaluated], measure(together, first.images, **first.options))
+
+
+def report(cfg: DictConfig, rows: Sequence[dict[str, Any]], chosen_by_test: bool) -> None:
+    """Write the results where the user wants them, and print them."""
+    title = "Unseen classes"
+    if chosen_by_test:
+        title += ", by which the run chose its best epoch, which inflates the figures"
+    if cfg.json:
+        write_json(cfg.json, rows[0] if len(rows) == 1 else {row["name"]: row for row in rows})
+    print_results(rows, title=title)

@@ -1,0 +1,106 @@
+"""Explain in one line what is wrong with the input of a program, and what exists instead."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, MissingConfigException
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from divconq_pl.errors import InputError
+
+
+def explain(error: BaseException, arguments: list[str], config_dir: Path, config_name: str) -> str:
+    """Say in one line what is wrong with the input, and what exists instead.
+
+    Args:
+        error: what Hydra, Lightning or this package raised.
+        arguments: the command line's arguments.
+        config_dir: the folder of the configuration.
+        config_name: the primary configuration in it.
+    """
+    chain = list_causes(error)
+    for link in chain:
+        if isinstance(link, (InputError, MisconfigurationException)):
+            return _join_lines(link)
+        if isinstance(link, MissingConfigException) and link.options:
+            group, _, wrong = str(link.missing_cfg_file).rpartition("/")
+            near = [f"{group}={name}" for name in difflib.get_close_matches(wrong, link.options, 1)]
+            return f"there is no {group}={wrong}; {_list_existing(near, link.options, group)}"
+        if isinstance(link, MissingMandatoryValue):
+            missed = _shorten_key(str(link.full_key), config_dir)
+            return f"{missed} is not given; add {missed}=... to the command"
+    if isinstance(error, OSError):
+        causes = [link.__cause__ for link in chain]
+        named = [link for link in chain if isinstance(link, OSError) and link.filename and link not in causes]
+        return f"{named[-1].filename!r} {named[-1].strerror}" if named else f"the disk fails: {_join_lines(error)}"
+    text = _join_lines(error)
+    if key := re.match(r"Could not override '([\w./@-]+)'|.*[Kk]ey '([\w.]+)' is not in struct", text):
+        nested = re.search(r"full_key: ([\w.]+)", " ".join(map(str, chain)))  # in a mapping that was given as a whole
+        wrong = nested[1] if nested else key[1] or key[2]
+        try:
+            return f"there is no {wrong!r}; {_suggest_key(wrong, arguments, config_dir, config_name)}"
+        except HydraException:  # some other argument is wrong, too
+            return f"there is no {wrong!r}"
+    return text
+
+
+def list_causes(error: BaseException) -> list[BaseException]:
+    """List an error and the exceptions that led to it, the first of them last."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    return chain
+
+
+def _suggest_key(wrong: str, arguments: list[str], config_dir: Path, config_name: str) -> str:
+    """Say what exists where a key was not found, and which key may have been meant."""
+    groups = _list_groups(config_dir)
+    choices = [a for a in arguments if a.partition("=")[0] in groups and re.fullmatch(r"\w+=\w+", a)]
+    with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
+        config = compose(config_name, choices)
+    parent, _, name = wrong.rpartition(".")
+    elsewhere = [key for key in _list_keys(config) if key.endswith(f".{name}")]
+    while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
+        parent, _, name = parent.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    keys = [str(key) for key in node if not str(key).startswith("_")] if node else []
+    near = [".".join(filter(None, (parent, key))) for key in difflib.get_close_matches(name, keys, 1)]
+    return _list_existing(elsewhere if len(elsewhere) == 1 else near, keys, parent)
+
+
+def _list_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in map(str, node):
+        yield f"{prefix}{key}"
+        is_own = not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key)
+        if is_own and isinstance(node[key], DictConfig):
+            yield from _list_keys(node[key], f"{prefix}{key}.")
+
+
+def _list_groups(config_dir: Path) -> list[str]:
+    return sorted(path.name for path in config_dir.iterdir() if path.is_dir())
+
+
+def _shorten_key(key: str, config_dir: Path) -> str:
+    """Return the key that stands for a value in all of its places: dataset.root for data.dataset.root."""
+    parts, groups = key.split("."), _list_groups(config_dir)
+    return ".".join(parts[max((i for i, part in enumerate(parts[:-1]) if part in groups), default=0) :])
+
+
+def _list_existing(meant: Sequence[str], names: Sequence[str], parent: str) -> str:
+    """List names, behind what was probably meant."""
+    hint = f"did you mean {meant[0]!r}? " if meant else ""
+    return f"{hint}{parent or 'the configuration'} has: {', '.join(sorted(names)) or 'nothing to set'}"
+
+
+def _join_lines(error: BaseException | str) -> str:
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:  # from a worker that loads images, by torch
+        text = text.rpartition(f"{type(error).__qualname__}: ")[2]
+    return " ".join(text.split())

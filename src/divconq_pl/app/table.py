@@ -1,0 +1,121 @@
+"""Tables of results, in percent."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from divconq_pl.app.results import PUBLISHED, Row
+from divconq_pl.errors import InputError
+
+_WIDEST = 1000  # columns of a table in a file
+
+
+def make_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
+    """Lay out the results of one or several runs, metrics in percent.
+
+    A column shows each override in which the runs differ; what all were given stands below the table. Published figures
+    follow in rows of their own, named by their source.
+
+    Args:
+        rows: results of runs; ``<key>_std`` and ``runs``, as ``average_over_seeds`` adds them, are shown too.
+        title: heading of the table.
+
+    Returns:
+        The table, to be printed by ``print_results`` or any ``rich`` console.
+
+    Raises:
+        InputError: if there is no run.
+    """
+    if not rows:
+        raise InputError("no run has results to show: give at least one")
+    given = [dict(override.partition("=")[::2] for override in row.get("overrides") or []) for row in rows]
+    keys = dict.fromkeys(key for overrides in given for key in overrides)
+    differing = [key for key in keys if len({overrides.get(key) for overrides in given}) > 1]
+    common = [f"{key}={given[0][key]}" for key in keys if key not in differing]
+
+    table = Table(title=title, box=box.SIMPLE_HEAVY, collapse_padding=True, pad_edge=False)
+    table.title_justify = table.caption_justify = "left"
+    table.caption = Text(f"all with {' '.join(common)}" if len(rows) > 1 else " ".join(common)) if common else None
+    labels = [[overrides.get(key, "-") for key in differing] for overrides in given]
+    quoted = _list_published(rows)
+    if len({tuple(label) for label in labels}) < len(rows) or not differing or quoted:
+        table.add_column("run", no_wrap=not quoted)  # a source may be long
+        labels = [[str(row.get("name", "run")), *label] for row, label in zip(rows, labels, strict=True)]
+    for key in differing:
+        table.add_column(Text(key.replace(".", ".\n")), no_wrap=True)
+    columns = _list_columns([*rows, *quoted])
+    for heading in columns.values():
+        table.add_column(heading, justify="right")
+    for row, label in zip(rows, labels, strict=True):
+        table.add_row(*map(Text, label), *(_format_cell(row, key) for key in columns))
+    for row in quoted:
+        table.add_row(Text(row["name"]), *("-" for _ in differing), *(_format_cell(row, key) for key in columns))
+    return table
+
+
+def print_results(rows: Sequence[Row], *, title: str | None = None, console: Console | None = None) -> None:
+    """Print the results of one or several runs as a table.
+
+    Args:
+        rows: results of runs.
+        title: heading of the table.
+        console: where to; by default the standard output.
+
+    Raises:
+        InputError: if there is no run.
+    """
+    console = console or Console()
+    table = make_table(rows, title=title)
+    if not console.is_terminal:
+        # A file has no width of its own: rich would squeeze the table into 80 columns.
+        table.width = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
+    console.print(table, crop=False)
+
+
+def _list_published(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return published figures as rows like those of runs, each once."""
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        figures = {key.removeprefix(PUBLISHED): value for key, value in row.items() if key.startswith(PUBLISHED)}
+        if figures:
+            shown = {"name": figures.pop("source"), **{f"test/{key}": value for key, value in figures.items()}}
+            found += [shown] if shown not in found else []
+    return found
+
+
+def _list_columns(rows: Sequence[Row]) -> dict[str, str]:
+    columns = _list_recall_columns(rows, "test/recall_at_", "R@")
+    columns |= {"test/map_at_r": "MAP@R", "test/r_precision": "R-prec"}
+    for key, heading in (("test/marp", "mARP"), ("test/nmi", "NMI")):
+        if any(key in row for row in rows):
+            columns[key] = heading
+    columns |= _list_recall_columns(rows, "test/reid_recall_at_", "re-id R@")
+    if any("train/seconds" in row for row in rows):
+        columns["train/seconds"] = "train s"
+    if any(row.get("runs", 1) > 1 for row in rows):
+        columns["runs"] = "runs"
+    return columns
+
+
+def _list_recall_columns(rows: Sequence[Row], prefix: str, heading: str) -> dict[str, str]:
+    ks = {int(key.removeprefix(prefix)) for row in rows for key in row if re.fullmatch(rf"{prefix}\d+", key)}
+    return {f"{prefix}{k}": f"{heading}{k}" for k in sorted(ks)}
+
+
+def _format_cell(row: Row, key: str) -> str:
+    value, deviation = row.get(key), row.get(f"{key}_std")
+    if value is None or math.isnan(value):
+        return "-"
+    if key == "runs":
+        return str(value)
+    scale, digits = (1, 0 if value >= 100 else 1) if key == "train/seconds" else (100, 2)
+    text = f"{value * scale:.{digits}f}"
+    return text if deviation is None else f"{text} ±{deviation * scale:.{digits}f}"

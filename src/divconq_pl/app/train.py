@@ -1,0 +1,226 @@
+"""The program train.py: train an embedding by divide and conquer, and test its best epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+
+from divconq_pl.app import pictures
+from divconq_pl.app.checkpoints import CONFIG_KEY, KeepConfig, check_fit, compare_configs, read_checkpoint
+from divconq_pl.app.checks.rehearsal import check_trainer, rehearse
+from divconq_pl.app.checks.values import check_arguments, check_values
+from divconq_pl.app.evaluation import check_not_shared, embed, measure
+from divconq_pl.app.interruption import NoticeDeadWorkers, StopBetweenBatches
+from divconq_pl.app.results import RESULTS_FILE, check_published, describe_selection, name_selection, write_json
+from divconq_pl.app.table import print_results
+from divconq_pl.data import RetrievalDataModule
+from divconq_pl.lightning.callback import DivideConquerCallback
+from divconq_pl.lightning.module import DivideConquerModule
+from divconq_pl.lightning.resume import ExactResume
+
+HINTS = {
+    **dict.fromkeys(("seed", "channels"), int),
+    **dict.fromkeys(("data", "module", "trainer", "checkpoint"), object),
+    **dict.fromkeys(("callbacks", "logger"), dict[str, object | None] | None),
+    "evaluation": dict,
+    "divide": dict | None,
+    "published": dict | None,
+    "ckpt_path": str | None,
+    "image_size": int | None,
+}
+"""What the keys of conf/train.yaml hold."""
+
+
+def main(cfg: DictConfig) -> float:
+    """Train, test the best checkpoint, and leave results, pictures and checkpoints in the run folder.
+
+    Args:
+        cfg: conf/train.yaml, as the user changed it.
+
+    Returns:
+        Recall@1 of the best epoch on the validation classes, for sweeps that optimise it; without any, of the test.
+    """
+    check_config(cfg)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    resumed = None if cfg.ckpt_path is None else read_checkpoint(cfg.ckpt_path, "ckpt_path")
+    data = make_data(cfg)
+    module = make_module(cfg, data, resumed)
+    divide = make_division(cfg)
+    best: ModelCheckpoint | None = instantiate(cfg.checkpoint) if data.validates else None
+    trainer = make_trainer(cfg, divide, best)
+
+    seconds = fit(cfg, trainer, module, data)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    divisions: list[dict[str, Any]] = []
+    if isinstance(divide, DivideConquerCallback):
+        divisions = list(divide.history)  # the test restores those of the best epoch
+        pictures.draw_divisions(folder / "pictures", data.splits.train, divide)
+
+    best_path = best.best_model_path if best else ""  # also empty if validation is switched off
+    embeddings, metrics = test(cfg, trainer, module, data, best_path)
+    pictures.draw_gallery(folder / "pictures", embeddings, data.tested)
+
+    results = collect_results(cfg, data, best, metrics, seconds, divisions)
+    report(folder, results)
+    return float(results.get(cfg.checkpoint.monitor, results.get("test/recall_at_1", float("nan"))))
+
+
+def check_config(cfg: DictConfig) -> None:
+    """Refuse values that cannot work, before anything is built.
+
+    Raises:
+        InputError: it names the key and the value.
+    """
+    check_values(cfg, **HINTS)
+    check_arguments(measure, cfg, "evaluation")
+    check_published(cfg.published)
+
+
+def make_data(cfg: DictConfig) -> RetrievalDataModule:
+    """Build the data module, and tell the configuration how many classes it trains on."""
+    data: RetrievalDataModule = instantiate(cfg.data)
+    cfg.num_classes = len(data.splits.train.classes)
+    return data
+
+
+def make_module(cfg: DictConfig, data: RetrievalDataModule, resumed: Mapping[str, Any] | None) -> DivideConquerModule:
+    """Build the module, and try it on a few images.
+
+    Args:
+        cfg: the configuration.
+        data: the images.
+        resumed: the checkpoint that the run resumes from, if it does.
+
+    Raises:
+        InputError: if its parts do not fit together, or it does not fit the checkpoint.
+    """
+    module: DivideConquerModule = instantiate(cfg.module)
+    if resumed is not None:
+        check_fit(module, resumed["state_dict"])
+        if change := compare_configs(resumed[CONFIG_KEY], OmegaConf.to_container(cfg, resolve=True)):
+            rank_zero_warn(change)
+    rehearse(module, data)
+    return module
+
+
+def make_division(cfg: DictConfig) -> ExactResume:
+    """Build the callback that divides, or what makes a plain training resume exactly."""
+    divides = cfg.divide and "_target_" in cfg.divide  # divide=none may leave what an experiment says about it
+    return instantiate(cfg.divide) if divides else ExactResume()
+
+
+def make_trainer(cfg: DictConfig, divide: ExactResume, best: ModelCheckpoint | None) -> pl.Trainer:
+    """Build the Trainer with its callbacks and loggers.
+
+    Args:
+        cfg: the configuration.
+        divide: the callback that divides, or makes resuming exact.
+        best: the callback that keeps the best epoch, if the run validates.
+
+    Raises:
+        InputError: if a setting would make the run fail later.
+    """
+    configured = [*instantiate(cfg.callbacks or {}).values(), divide, best]
+    callbacks = [*filter(None, configured), KeepConfig(cfg), NoticeDeadWorkers(), StopBetweenBatches()]
+    loggers = filter(None, instantiate(cfg.logger or {}).values())
+    tested = cfg.trainer.get("limit_test_batches")
+    trainer: pl.Trainer
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=list(loggers), limit_predict_batches=tested)
+    check_trainer(trainer)
+    check_not_shared(trainer, cfg.trainer)
+    return trainer
+
+
+def fit(cfg: DictConfig, trainer: pl.Trainer, module: DivideConquerModule, data: RetrievalDataModule) -> float:
+    """Train, and say which checkpoint to go on from if the training is stopped.
+
+    Returns:
+        How many seconds it took.
+    """
+    began = time.perf_counter()
+    try:
+        trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
+    except (SystemExit, Exception) as stop:  # the Trainer raises SystemExit after Ctrl-C and SIGTERM
+        kept = [path for path in Path(cfg.checkpoint.dirpath).glob("*.ckpt") if path.stem != cfg.checkpoint.filename]
+        newest = max(kept, key=lambda path: path.stat().st_mtime, default=cfg.ckpt_path)
+        if trainer.interrupted and newest:
+            print(f"interrupted; go on with ckpt_path={newest}")
+        elif trainer.interrupted and isinstance(stop, SystemExit):
+            print("interrupted before the first step")
+        raise
+    return time.perf_counter() - began
+
+
+def test(
+    cfg: DictConfig, trainer: pl.Trainer, module: DivideConquerModule, data: RetrievalDataModule, best_path: str
+) -> tuple[list[Tensor], dict[str, float]]:
+    """Embed the test images with the weights of the best epoch, and log how well that works.
+
+    Args:
+        cfg: the configuration.
+        trainer: the Trainer after the training.
+        module: the trained module.
+        data: the images.
+        best_path: the checkpoint of the best epoch; empty for the weights that the module has.
+
+    Returns:
+        The embeddings, as :func:`embed` returns them, and the metrics, as :func:`measure` does.
+    """
+    embeddings = embed(trainer, module, data, best_path or None)
+    metrics = measure(embeddings, data.tested, **cfg.evaluation)
+    for logger in trainer.loggers:
+        logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=trainer.global_step)
+        logger.save()
+        logger.finalize("success")
+    return embeddings, metrics
+
+
+def collect_results(
+    cfg: DictConfig,
+    data: RetrievalDataModule,
+    best: ModelCheckpoint | None,
+    metrics: Mapping[str, float],
+    seconds: float,
+    divisions: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Put together what ``results.json`` says about a run, see :mod:`divconq_pl.app.results`.
+
+    Args:
+        cfg: the configuration.
+        data: the images.
+        best: the callback that kept the best epoch, if the run validates.
+        metrics: those of the test.
+        seconds: how long the training took.
+        divisions: a summary of each division.
+    """
+    hydra = HydraConfig.get()
+    results = {
+        **metrics,
+        "train/seconds": seconds,
+        "division/seconds": sum(s for summary in divisions for key, s in summary.items() if key.startswith("seconds_")),
+        "seed": cfg.seed,
+        "selection": name_selection(data.validate_on, validated=bool(best and best.best_model_path)),
+        "overrides": list(hydra.overrides.task),
+        "name": Path(hydra.runtime.output_dir).name,
+        **check_published(cfg.published),
+    }
+    if best and best.best_model_score is not None:
+        results[cfg.checkpoint.monitor] = float(best.best_model_score)
+    return results
+
+
+def report(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write the results of a run into its folder, and print them."""
+    write_json(folder / RESULTS_FILE, results)
+    print_results([results], title=f"Unseen classes, {describe_selection([results])}")
+    print(f"everything of this run is in {folder}")

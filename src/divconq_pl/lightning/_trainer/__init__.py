@@ -1,0 +1,1 @@
+"""Every private part of a Trainer that this package touches."""

@@ -1,0 +1,28 @@
+"""What several processes know, put together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+
+def gather_strided(pl_module: pl.LightningModule, rows: Tensor) -> Tensor:
+    """Put the rows of all processes together, where process r of W has rows r, r + W, r + 2W, ..."""
+    gathered = pl_module.all_gather(rows)
+    assert isinstance(gathered, Tensor)
+    return gathered.transpose(0, 1).reshape(-1, *rows.shape[1:])
+
+
+def gather_objects(own: Any) -> list[Any]:
+    """Return what each process gave, in the order of their ranks."""
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, own)
+    return gathered
+
+
+def gather_strided_objects(rows: list[Any]) -> list[Any]:
+    """Put the entries of all processes together, as :func:`gather_strided` does."""
+    return [row for together in zip(*gather_objects(rows), strict=True) for row in together]

@@ -1,0 +1,144 @@
+"""A division in a running fit: look at the training images, cluster them, say what came of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from divconq_pl.core.division import TRIALS, Cluster, Division, divide
+from divconq_pl.core.features import Features
+from divconq_pl.core.schedule import Stage
+from divconq_pl.core.summary import division_line, summarise
+from divconq_pl.errors import InputError
+from divconq_pl.lightning.feature_pass import training_features
+from divconq_pl.lightning.learners import Learners
+from divconq_pl.lightning.reading import DataReader, find_cluster_dataset
+
+
+@dataclass(frozen=True)
+class Divider:
+    """How the training images are divided.
+
+    Attributes:
+        cluster: makes clusters of features.
+        cluster_on: what is clustered, the ``"penultimate"`` features or the ``"embedding"``.
+        cluster_dataset: the images to look at; see :func:`.find_cluster_dataset` for what is taken by default.
+        feature_store: folder for a memory-mapped file of the features, None to keep them in memory.
+        seed: seed of the first clustering.
+    """
+
+    cluster: Cluster
+    cluster_on: Literal["penultimate", "embedding"] = "penultimate"
+    cluster_dataset: Dataset[Any] | None = None
+    feature_store: str | Path | None = None
+    seed: int = 0
+
+    def divide(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        learners: Learners,
+        loader: DataLoader[Any],
+        reader: DataReader,
+        previous: Division | None,
+        stage: Stage,
+        *,
+        flat: bool,
+        number: int,
+    ) -> tuple[Division, Tensor, dict[str, Any]]:
+        """Divide the training images anew, log it, and say it in one line.
+
+        Args:
+            trainer: the running fit.
+            pl_module: the network.
+            learners: know the embedding layer.
+            loader: the user's training loader.
+            reader: how batches give inputs and labels.
+            previous: the clusters so far, None if there are none.
+            stage: what the epoch is.
+            flat: whether all clusters are made at once.
+            number: which division of the run this is, from 1.
+
+        Returns:
+            The division, the classes of the images, shape (N,), and its summary (see :func:`.summarise`) with the
+            seconds it took.
+
+        Raises:
+            InputError: if the training data set is another one than at the last division.
+        """
+        began = time.perf_counter()
+        features, labels = training_features(
+            trainer,
+            pl_module,
+            learners.layer,
+            loader,
+            reader,
+            side="output" if self.cluster_on == "embedding" or learners.is_whole_network else "input",
+            cluster_dataset=self.cluster_dataset or find_cluster_dataset(trainer),
+            feature_store=self.feature_store,
+        )
+        looked = time.perf_counter()
+        previous = Division.undivided(len(features)) if previous is None else previous
+        if len(previous.assignment) != len(features):
+            raise InputError(
+                f"the training data set has {len(features)} images now and had {len(previous.assignment)} at the last "
+                "division; resume with the data set that the training began with"
+            )
+        timed = _Timed(self.cluster)
+        division = divide(
+            features,
+            labels,
+            previous,
+            stage.depth,
+            cluster=timed,
+            flat=flat,
+            seed=self.seed + TRIALS * trainer.current_epoch,
+        )
+        _warn_if_short(division, previous, stage.depth)
+        summary = summarise(division, previous, labels, epoch=trainer.current_epoch) | {
+            "seconds_features": looked - began,
+            "seconds_kmeans": timed.seconds,
+            "seconds_rest": time.perf_counter() - looked - timed.seconds,
+        }
+        rank_zero_info(division_line({"number": number, **summary}))
+        for logger in trainer.loggers:
+            logger.log_metrics(
+                {f"division/{name}": value for name, value in summary.items() if isinstance(value, (int, float))},
+                step=trainer.global_step,
+            )
+        return division, labels, summary
+
+
+def _warn_if_short(division: Division, previous: Division, depth: int) -> None:
+    """Say so where the images could not be divided as far as planned, or not anew."""
+    if division.depth < depth:
+        rank_zero_warn(
+            f"the images could not be divided into {2**depth} clusters of at least two classes with two images each; "
+            f"{division.num_clusters} clusters are used until the next division"
+        )
+    elif division is previous:
+        rank_zero_warn(
+            f"the images could not be clustered anew into {division.num_clusters} clusters of at least two classes "
+            "with two images each; the clusters stay as they were until the next division"
+        )
+
+
+class _Timed:
+    """A clustering that adds up the seconds it takes."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.seconds = 0.0
+
+    def __call__(self, features: Features, num_clusters: int, *, seed: int) -> Tensor:
+        began = time.perf_counter()
+        assignment = self._cluster(features, num_clusters, seed=seed)
+        self.seconds += time.perf_counter() - began
+        return assignment
