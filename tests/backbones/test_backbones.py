@@ -239,7 +239,7 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("weights", ["no_such_file.pth", "folder/no_such_file"])
 def test_a_missing_weights_file_is_named(weights: str) -> None:
-    with pytest.raises(InputError, match=f"no weights file {weights}"):
+    with pytest.raises(InputError, match=f"weights='{weights}' does not exist"):
         torchvision_backbone(LITTLE, weights)
 
 

@@ -152,7 +152,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     path.write_bytes(b"half a file")
     with pytest.raises(InputError, match=r"weights\.safetensors is not a complete file"):
         timm_backbone(VIT, str(path))
-    with pytest.raises(InputError, match=r"no weights file .*missing\.safetensors"):
+    with pytest.raises(InputError, match=r"weights=.*missing\.safetensors' does not exist"):
         timm_backbone(VIT, str(tmp_path / "missing.safetensors"))
 
 

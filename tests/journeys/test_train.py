@@ -529,11 +529,12 @@ def test_help_lists_the_groups_and_their_choices(call, script):
     assert code == 0
     assert err == ""
     listed, _, _ = out.partition("_target_")
-    groups = dict(reversed(re.findall(r"^(\w+): (\w+(?:, \w+)*)$", listed, re.MULTILINE)))  # before the values
-    for folder in (path for path in (ROOT / "conf").iterdir() if path.is_dir()):
-        choices = sorted(path.stem for path in folder.glob("*.yaml"))
-        if script == "train.py" or folder.name in ("dataset", "backbone", "trainer"):
-            assert groups[folder.name].split(", ") == choices
+    groups = dict(reversed(re.findall(r"^([\w/]+): (\w+(?:, \w+)*)$", listed, re.MULTILINE)))  # before the values
+    folders = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
+    used = folders if script == "train.py" else {"dataset", "backbone", "trainer"}
+    for name in used:
+        assert groups[name].split(", ") == sorted(path.stem for path in (ROOT / "conf" / name).glob("*.yaml"))
+    assert not [name for name in groups if "/" in name or name in folders - used]  # what choices share is no choice
     assert f"python {script}" in out
     assert "$" not in re.sub(r"\$\{.*?\}", "", out)  # no placeholder is left
     assert max(len(line) for line in out.splitlines() if not line.startswith("experiment: ")) <= 140

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra.errors import HydraException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -48,6 +48,7 @@ def run_command(main: Callable[[DictConfig], Any], config_dir: Path, config_name
         config_name: the primary configuration in it.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra would print and exit before we see the error
+    OmegaConf.register_new_resolver("choices", lambda *, _root_: _list_choices(config_dir, _root_), replace=True)
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir.resolve()), config_name=config_name)(main)()
     except KeyboardInterrupt:
@@ -62,6 +63,13 @@ def run_command(main: Callable[[DictConfig], Any], config_dir: Path, config_name
         if code is None:
             raise
         end_with_error(explain(error, sys.argv[1:], config_dir, config_name), code)
+
+
+def _list_choices(config_dir: Path, config: DictConfig) -> str:
+    """List for ``--help`` what each group of a program has; folders inside a group hold what its choices share."""
+    groups = sorted(group for group in config.hydra.runtime.choices if "/" not in group)
+    choices = {group: sorted(path.stem for path in (config_dir / group).glob("*.yaml")) for group in groups}
+    return "\n".join(f"{group}: {', '.join(names)}" for group, names in choices.items())
 
 
 def end_with_error(message: str, code: int = INPUT_AT_FAULT) -> NoReturn:
