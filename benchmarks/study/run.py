@@ -151,7 +151,10 @@ def main() -> None:
         except RuntimeError as error:
             return f"{row.group}, {row.name}, seed {seed}: {error}"
         add_result(result)
-        print(f"{number + 1} of {len(jobs)}: {row.group}, {row.name}, seed {seed}: R@1 {result['recall_at_1']}", flush=True)
+        print(
+            f"{number + 1} of {len(jobs)}: {row.group}, {row.name}, seed {seed}: R@1 {result['recall_at_1']}",
+            flush=True,
+        )
         shutil.rmtree(arguments.folder.resolve() / name)
         return None
 

@@ -103,8 +103,9 @@ def fill_in(page: str, results: Results) -> str:
 
 def draw(results: Results, path: Path) -> None:
     """Draw what each method gains on each data set, and Recall@1 of the validation classes over the epochs."""
-    from divconq_pl.app.plots import save_figure
     from matplotlib.figure import Figure
+
+    from divconq_pl.app.plots import save_figure
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     gains, curves = figure.subplots(1, 2)

@@ -5,6 +5,7 @@ from divconq_pl.core.sampling import ClusterBatchSampler
 from divconq_pl.core.schedule import ConquerScheduler, Stage
 from divconq_pl.core.subspaces import FixedSubspaces, LearnedSubspaces, Subspaces, ZeroedSubspaces
 from divconq_pl.errors import InputError
+from divconq_pl.lightning.batch_norm import RenewBatchNorm
 from divconq_pl.lightning.callback import DivideConquerCallback
 from divconq_pl.lightning.module import DivideConquerModule
 from divconq_pl.lightning.resume import ExactResume
@@ -23,6 +24,7 @@ __all__ = [
     "FixedSubspaces",
     "InputError",
     "LearnedSubspaces",
+    "RenewBatchNorm",
     "Stage",
     "Subspaces",
     "ZeroedSubspaces",

@@ -1,0 +1,96 @@
+"""Statistics of batch normalisation that fit the data as a whole."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.utils.data import BatchSampler, RandomSampler
+
+from divconq_pl.errors import InputError
+from divconq_pl.lightning import reading
+from divconq_pl.lightning._trainer import loaders
+from divconq_pl.lightning._trainer.base import CallbackBase
+from divconq_pl.lightning.routing import batch_size
+
+
+class RenewBatchNorm(CallbackBase):
+    """Renew the running statistics of batch normalisation on mixed batches before each validation.
+
+    In a divided training every batch comes from one cluster, and the running averages are those of the last few
+    clusters. Here they are computed anew from batches of all training images, as after an average of weights. Frozen
+    layers, in evaluation mode during the training, stay as they are, and so do random numbers. Where there is no
+    validation it is done at the end of each epoch.
+
+    Args:
+        num_batches: batches to look at; the statistics are the mean over them.
+        seed: seed of the batches, which are others in each epoch.
+
+    Raises:
+        InputError: if ``num_batches`` is less than 1.
+
+    Example:
+        >>> trainer = pl.Trainer(callbacks=[RenewBatchNorm()], logger=False, enable_progress_bar=False, max_epochs=20)
+    """
+
+    def __init__(self, num_batches: int = 20, seed: int = 0) -> None:
+        super().__init__()
+        if num_batches < 1:
+            raise InputError(f"num_batches={num_batches} leaves nothing to compute statistics of; use 1 or more")
+        self._num_batches = num_batches
+        self._seed = seed
+        self._layers: list[BatchNorm] = []
+
+    def batch_inputs(self, batch: Any) -> Any:
+        """Return what the module's ``forward`` takes from a batch; see :func:`.reading.batch_inputs`."""
+        return reading.batch_inputs(batch)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note which layers are trained."""
+        if batch_idx == 0 or not self._layers:
+            parts = [part for part in pl_module.modules() if isinstance(part, BatchNorm)]
+            self._layers = [part for part in parts if part.training and part.track_running_stats]
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Renew the statistics with which the validation is made, and the checkpoint after it."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._renew(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Renew the statistics, unless a validation has had it done."""
+        if not trainer.num_val_batches or not any(trainer.num_val_batches):
+            self._renew(trainer, pl_module)
+
+    @torch.no_grad()
+    def _renew(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not self._layers:
+            return
+        modes: dict[nn.Module, bool] = {part: part.training for part in module.modules()}
+        momenta = [layer.momentum for layer in self._layers]
+        loader = loaders.get_train_loader(trainer)
+        generator = torch.Generator().manual_seed(self._seed + trainer.current_epoch)
+        drawn = BatchSampler(RandomSampler(loader.dataset, generator=generator), batch_size(loader), drop_last=True)
+        chosen = list(islice(drawn, self._num_batches))
+        batches = loaders.with_batches(loader, chosen, persistent_workers=False, generator=None)
+        module.eval()
+        for layer in self._layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # the plain mean over the batches
+            layer.train()
+        try:
+            with isolate_rng(), trainer.precision_plugin.forward_context():
+                for batch in batches:
+                    batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
+                    module(self.batch_inputs(batch))
+        finally:
+            for layer, momentum in zip(self._layers, momenta, strict=True):
+                layer.momentum = momentum
+            for part, training in modes.items():
+                part.training = training
