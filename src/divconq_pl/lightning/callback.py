@@ -410,11 +410,10 @@ class DivideConquerCallback(_trainer.CallbackBase):
 
     def _describe_settings(self, width: int) -> dict[str, Any]:
         """Return what decides how the training goes, as plain values."""
-        plan = ("split_depth", "every_n_epochs", "first_division", "freeze_epochs", "merge_at", "conquer_at", "flat")
         return {
             "subspaces": type(self._subspaces).__name__,
             "width": width,
-            **{name: getattr(self.schedule, name, None) for name in (*plan, "progressive")},
+            **self.schedule.settings(),
             "cluster_on": self._cluster_on,
             "images_per_class": self._images_per_class,
             "allotment": self._allotment,
