@@ -131,8 +131,8 @@ def draw(results: Results, path: Path) -> None:
         runs = [results.get((" ".join(row.overrides), seed)) for seed in range(row.seeds)]
         epochs = [[float(v) for v in line["val_recall_at_1"].split()] for line in runs if line]
         if epochs:
-            mean = [100 * statistics.fmean(column) for column in zip(*epochs, strict=False)]
-            curves.plot(range(1, len(mean) + 1), mean, label=row.name)
+            curve = [100 * statistics.fmean(column) for column in zip(*epochs, strict=False)]
+            curves.plot(range(1, len(curve) + 1), curve, label=row.name)
     curves.set_xlabel("epoch")
     curves.set_ylabel("R@1 of validation classes, %")
     curves.set_title("sides", fontsize="medium")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from divconq_pl.core.schedule import ConquerScheduler, Stage
+from divconq_pl.core.schedule import MERGE_AT, ConquerScheduler, Stage
 from divconq_pl.errors import InputError
 
 PHASES = ["undivided", "divided", "merged", "conquered"]
@@ -161,9 +162,13 @@ def test_any_schedule_is_a_sensible_walk(options: dict[str, Any], progressive: b
 def test_it_says_if_there_are_never_as_many_learners_as_asked_for(options: dict[str, Any], max_epochs: int) -> None:
     schedule = ConquerScheduler(**options)
     reached = [stage.phase == "divided" and stage.depth == schedule.split_depth for stage in table(schedule, 30)]
-    shortfall = schedule.shortfall(max_epochs)
-    assert (shortfall is None) == (options["split_depth"] == 0 or any(reached[:max_epochs]))
-    assert shortfall is None or f"split_depth={options['split_depth']} " in shortfall
+    few = f"split_depth={options['split_depth']} would be reached"
+    all_come = options["split_depth"] == 0 or any(reached[:max_epochs])
+    told = schedule.shortfall(max_epochs) or ""
+    assert (few not in told) == all_come
+    for name in ("merge_at", "conquer_at"):
+        beyond = options["split_depth"] > 0 and options[name] is not None and options[name] > max_epochs
+        assert (f"{name}={options[name]} lies beyond the {max_epochs} epochs" in told) == beyond
     for endless in (None, -1):
         assert (schedule.shortfall(endless) is None) == (options["split_depth"] == 0 or any(reached))
 
@@ -172,7 +177,110 @@ def test_it_says_if_there_are_never_as_many_learners_as_asked_for(options: dict[
 def test_a_stage_that_ends_before_it_begins_is_said_and_skipped(end: dict[str, int]) -> None:
     schedule = ConquerScheduler(1, **end)
     assert not any(stage.phase == "divided" for stage in table(schedule, 5))
-    assert "ends with epoch 1" in str(schedule.shortfall(5))
+    assert "ends with epoch 1, so no learner ever trains a subspace of its own" in str(schedule.shortfall(5))
+
+
+def test_clusters_without_subspaces_are_a_plan_and_no_shortfall() -> None:
+    schedule = ConquerScheduler(2, merge_at=0, max_epochs=8)
+    assert [stage.phase for stage in table(schedule, 8)] == ["undivided"] * 2 + ["merged"] * 6
+    assert schedule.shortfall(8) is None
+    assert "split_depth=2 would be reached in epoch 4" in str(schedule.shortfall(4))
+
+
+def test_by_default_it_merges_in_the_middle_and_stays_merged() -> None:
+    schedule = ConquerScheduler(2, every_n_epochs=1, max_epochs=10)
+    middle = round(10 * MERGE_AT)
+    expected = ["undivided"] + ["divided"] * (middle - 1) + ["merged"] * (10 - middle)
+    assert [stage.phase for stage in table(schedule, 10)] == expected
+    assert schedule.conquer_at is None
+    assert ConquerScheduler(2, conquer_at=0.75, max_epochs=40).merge_at is None, "one end of the divided stage will do"
+
+
+@pytest.mark.parametrize("unknown", [None, -1])
+def test_without_a_known_end_there_is_no_merge_by_default_which_is_said(unknown: int | None) -> None:
+    schedule = ConquerScheduler(1, max_epochs=unknown)
+    assert [stage.phase for stage in table(schedule, 90)] == ["undivided"] * 2 + ["divided"] * 88
+    assert "no merge by default; give merge_at as a whole epoch" in str(schedule.shortfall(unknown))
+    assert ConquerScheduler(1, merge_at=None, max_epochs=unknown).shortfall(unknown) is None, "as was asked for"
+    assert ConquerScheduler(0, max_epochs=unknown).shortfall(unknown) is None
+
+
+def test_a_stage_beyond_the_end_is_said_with_what_may_have_been_meant() -> None:
+    told = str(ConquerScheduler(1, conquer_at=75, max_epochs=8).shortfall(8))
+    assert "conquer_at=75 lies beyond the 8 epochs" in told
+    assert "such as conquer_at=0.75" in told
+    assert ConquerScheduler(1, conquer_at=1.0, max_epochs=8).shortfall(8) is None, "1.0 is how to say never"
+
+
+class Late(ConquerScheduler):
+    """Another rule, with a setting of its own."""
+
+    def __init__(self, wait: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.wait = wait
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"wait": self.wait}
+
+    def stage(self, epoch: int) -> Stage:
+        return super().stage(max(0, epoch - self.wait))
+
+
+def test_settings_are_plain_values_that_tell_two_plans_apart() -> None:
+    options: dict[str, Any] = {"split_depth": 1, "every_n_epochs": 2, "max_epochs": 20}
+    settings = ConquerScheduler(**options).settings()
+    assert {type(value) for value in settings.values()} <= {int, str, bool, type(None)}
+    assert ConquerScheduler(**options).settings() == settings
+    others = [{"split_depth": 2}, {"every_n_epochs": 3}, {"warmup_epochs": 0}, {"freeze_epochs": 1}, {"flat": True}]
+    others += [{"merge_at": 5}, {"merge_at": None}, {"conquer_at": 15}, {"progressive": True}]
+    for other in others:
+        assert ConquerScheduler(**options | other).settings() != settings
+    late = Late(3, **options).settings()
+    assert late == settings | {"schedule": "Late", "wait": 3}
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(settings_of_a_schedule, st.booleans(), st.integers(0, 3), st.integers(1, 30))
+def test_a_plan_in_words_gives_every_epoch_its_stage(
+    options: dict[str, Any], progressive: bool, wait: int, max_epochs: int
+) -> None:
+    """Read back from the words, whatever the rule."""
+    schedule = Late(wait, **options, progressive=progressive and not options["flat"])
+    plan = schedule.describe(max_epochs)
+    if not options["split_depth"]:
+        assert plan == "all epochs: plain training with one learner"
+        return
+    read: dict[int, str] = {}
+    for part in plan.removeprefix("epochs ").replace("all epochs", "from 0 on").split("; "):
+        when = re.fullmatch(r"(from )?(\d+)(?:-(\d+)| on)?: (.*)", part)
+        if when is not None:
+            first = int(when[2])
+            last = max_epochs - 1 if when[1] else int(when[3] or first)
+            read |= dict.fromkeys(range(first, last + 1), when[4])
+    stages = table(schedule, max_epochs)
+    words = {"undivided": "undivided", "merged": "merged, ", "conquered": "conquered, ", "divided": " learners"}
+    assert sorted(read) == list(range(max_epochs))
+    for epoch, stage in enumerate(stages):
+        assert words[stage.phase] in read[epoch]
+        assert stage.phase not in ("divided", "merged") or f"{2**stage.depth} " in read[epoch]
+    assert f"; {sum(stage.divides for stage in stages)} division" in plan
+    assert ("frozen" in plan) == any(stage.frozen for stage in stages)
+
+
+@pytest.mark.parametrize(
+    ("options", "max_epochs", "plan"),
+    [
+        ({"merge_at": 9}, 12, "2-3: 2 learners; 4-8: 4 learners; from 9 on: merged, the full"),
+        ({"merge_at": 5, "conquer_at": 6}, None, "4: 4 learners; 5: merged, the full embedding on single-cluster"),
+        ({"merge_at": 5, "conquer_at": 6}, -1, "; from 6 on: conquered, the full embedding on all the data"),
+        ({"conquer_at": 6, "progressive": True}, None, "6-7: 2 learners; from 8 on: conquered, "),
+        ({"merge_at": None}, None, "epochs 0-1: undivided; 2-3: 2 learners; from 4 on: 4 learners"),
+        ({"flat": True, "warmup_epochs": 0, "merge_at": None}, 2, "all epochs: 4 learners; 1 division in all"),
+        ({"warmup_epochs": 0, "freeze_epochs": 1}, 0, "frozen for 1 of 2 epochs each"),
+    ],
+)
+def test_a_plan_is_told_in_words(options: dict[str, Any], max_epochs: int | None, plan: str) -> None:
+    assert plan in ConquerScheduler(2, **options, max_epochs=max_epochs).describe(max_epochs)
 
 
 def test_a_stage_says_what_is_trained_on_what() -> None:
@@ -206,6 +314,17 @@ def test_a_copy_says_the_same(duplicate: Callable[[ConquerScheduler], ConquerSch
         ({"warmup_epochs": -0.5, "max_epochs": 10}, r"warmup_epochs=-0\.5"),
         ({"conquer_at": 0.5}, r"conquer_at=0\.5 .*max_epochs"),
         ({"conquer_at": 0.5, "max_epochs": -1}, r"conquer_at=0\.5 .*max_epochs"),
+        ({"conquer_at": "0.75"}, "conquer_at='0.75' must be an epoch"),
+        ({"merge_at": "Auto"}, "merge_at='Auto' must be an epoch"),
+        ({"merge_at": True}, "merge_at=True must be an epoch"),
+        ({"conquer_at": float("nan"), "max_epochs": 10}, "conquer_at=nan must be an epoch"),
+        ({"warmup_epochs": [1]}, r"warmup_epochs=\[1\] must be an epoch"),
+        ({"split_depth": 2.0}, r"split_depth=2\.0 must be a whole number"),
+        ({"split_depth": True}, "split_depth=True must be a whole number"),
+        ({"every_n_epochs": "2"}, "every_n_epochs='2' must be a whole number"),
+        ({"freeze_epochs": None}, "freeze_epochs=None must be a whole number"),
+        ({"flat": "no"}, "flat='no' must be True or False"),
+        ({"progressive": 1}, "progressive=1 must be True or False"),
         ({"merge_at": 20, "conquer_at": 10}, "merge_at=20 .*conquer_at=10"),
         ({"merge_at": 20, "conquer_at": 0.5, "max_epochs": 30}, r"merge_at=20 .*conquer_at=0\.5 \(epoch 15\)"),
     ],

@@ -19,7 +19,7 @@ from divconq_pl.lightning._trainer.base import CallbackBase
 from divconq_pl.lightning.routing import batch_size
 
 
-class RenewBatchNorm(CallbackBase):
+class RenewBatchNorm(reading.UsualReader, CallbackBase):
     """Renew the running statistics of batch normalisation on mixed batches before each validation.
 
     In a divided training every batch comes from one cluster, and the running averages are those of the last few
@@ -45,10 +45,6 @@ class RenewBatchNorm(CallbackBase):
         self._num_batches = num_batches
         self._seed = seed
         self._layers: list[BatchNorm] = []
-
-    def batch_inputs(self, batch: Any) -> Any:
-        """Return what the module's ``forward`` takes from a batch; see :func:`.reading.batch_inputs`."""
-        return reading.batch_inputs(batch)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -76,7 +72,8 @@ class RenewBatchNorm(CallbackBase):
         momenta = [layer.momentum for layer in self._layers]
         loader = loaders.get_train_loader(trainer)
         generator = torch.Generator().manual_seed(self._seed + trainer.current_epoch)
-        drawn = BatchSampler(RandomSampler(loader.dataset, generator=generator), batch_size(loader), drop_last=True)
+        images = RandomSampler(loader.dataset, generator=generator)  # type: ignore[arg-type]
+        drawn = BatchSampler(images, batch_size(loader), drop_last=True)
         chosen = list(islice(drawn, self._num_batches))
         batches = loaders.with_batches(loader, chosen, persistent_workers=False, generator=None)
         module.eval()

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from divconq_pl.core.division import Cluster, Division, check_divisible
-from divconq_pl.core.kmeans import chosen
-from divconq_pl.core.sampling import Allotment
-from divconq_pl.core.schedule import ConquerScheduler, Stage
+from divconq_pl.core.clustering import Cluster, Start, choose_clustering
+from divconq_pl.core.division import Division
+from divconq_pl.core.sampling import Allotment, Draw
+from divconq_pl.core.schedule import ConquerScheduler, Stage, check_single_plan
 from divconq_pl.core.subspaces import Subspaces
+from divconq_pl.core.usable import check_divisible
 from divconq_pl.errors import InputError
 from divconq_pl.lightning import reading
 from divconq_pl.lightning._trainer import base, loaders, progress
@@ -28,8 +29,11 @@ from divconq_pl.lightning.resume import ExactResume
 from divconq_pl.lightning.routing import BatchRouter, batch_size, check_loader
 from divconq_pl.losses.narrowing import WeightDims
 
+PLAN = tuple(name for name in inspect.signature(ConquerScheduler).parameters if name != "max_epochs")
+"""What a schedule is made from."""
 
-class DivideConquerCallback(ExactResume):
+
+class DivideConquerCallback(reading.UsualReader, ExactResume):
     """Train an embedding by "Divide and Conquer" (Sanakoyeu et al., TPAMI 2021).
 
     Every ``every_n_epochs`` epochs the training images are clustered by what the network makes of them, and the
@@ -44,30 +48,26 @@ class DivideConquerCallback(ExactResume):
     :meth:`batch_labels` or :meth:`dataset_labels`.
 
     Args:
-        schedule: what happens in which epoch; made from the next eight arguments if not given, which are those of
-            :class:`ConquerScheduler`.
-        split_depth: how many times data and embedding are halved; ``2 ** split_depth`` learners.
-        every_n_epochs: division period.
-        warmup_epochs: epochs before the first division (one period by default), or a fraction of ``max_epochs``.
-        freeze_epochs: epochs after a division in which only the embedding layer and the losses are trained.
-        merge_at: epoch (or fraction) from which the full embedding is trained on single-cluster batches.
-        conquer_at: epoch (or fraction) from which it is trained on all the data.
-        flat: divide into all clusters at once instead of top-down.
-        progressive: conquer up the tree, level by level.
-        subspaces: ``"fixed"`` slices, ``"learned"`` masks, or a function of the embedding's width and the split depth
-            that makes them, such as ``partial(LearnedSubspaces, lr_factor=10)``.
+        schedule: what happens in which epoch. Without one it is a :class:`ConquerScheduler`, made from the next eight
+            arguments, which are described there.
+        split_depth, every_n_epochs, warmup_epochs, freeze_epochs, merge_at, conquer_at, flat, progressive: as above.
+        subspaces: ``"fixed"`` slices, ``"learned"`` masks, ``"zeroed"`` coordinates (slices among zeros), or a function
+            of the embedding's width and the split depth that makes them, such as
+            ``partial(LearnedSubspaces, lr_factor=10)``.
         cluster_on: what is clustered: the ``"penultimate"`` features or the ``"embedding"``.
         embedding: dotted name of the layer that gives the embedding; by default ``embedding`` if the module has it,
             otherwise its last linear layer.
         cluster_dataset: the training images in the same order with the test-time transform; by default the data
             module's ``cluster_dataset()`` if it has one, otherwise the training data set as it is.
-        clustering: k-means backend (``"auto"``, ``"faiss"``, ``"torch"``), or a function in its place. With several
-            processes ``"auto"`` is torch, which leaves the features where they are; for faiss or a function other than
-            :func:`.kmeans` they are gathered on every process.
+        clustering: k-means backend (``"auto"``, ``"faiss"``, ``"torch"``), ``"random"`` as a control, or a function.
+            With several processes ``"auto"`` is torch, which leaves features where they are; for faiss or a function
+            other than :func:`.kmeans` they are gathered on every process.
+        start: where k-means starts: with other seeds in each division (``"anew"``), with the ``"same_seed"`` as in the
+            authors' code, or at the centres of the ``"previous"`` clusters.
+        whole_classes: cluster the means of the classes instead of the images, so that no class is cut.
         feature_store: folder for the features that are clustered, in a memory-mapped file of float16 that is gone after
             the division; by default they are in memory.
-        images_per_class: images of a class in a batch.
-        allotment: how batches are shared among clusters, ``"proportional"`` or ``"equal"``.
+        images_per_class, allotment, draw: what batches consist of, see :class:`ClusterBatchSampler`.
         weight_dims: for losses of your own that own embedding-shaped weights, see :func:`.narrow_losses`.
         isolate: keep the coordinates of the embedding layer and of the losses' weights outside of the active subspace
             exactly where they are; otherwise momentum and weight decay move them, as in the authors' code. Costs a copy
@@ -81,7 +81,7 @@ class DivideConquerCallback(ExactResume):
         learner: the learner the current batch belongs to, None while there is only one.
 
     Example:
-        >>> callback = DivideConquerCallback(split_depth=3, every_n_epochs=2, conquer_at=0.75)
+        >>> callback = DivideConquerCallback(split_depth=3, every_n_epochs=2, merge_at=0.5)
         >>> trainer = pl.Trainer(callbacks=[callback], logger=False, enable_progress_bar=False, max_epochs=20)
     """
 
@@ -93,7 +93,7 @@ class DivideConquerCallback(ExactResume):
         every_n_epochs: int = 2,
         warmup_epochs: int | float | None = None,
         freeze_epochs: int = 0,
-        merge_at: int | float | None = None,
+        merge_at: int | float | Literal["auto"] | None = "auto",
         conquer_at: int | float | None = None,
         flat: bool = False,
         progressive: bool = False,
@@ -101,10 +101,13 @@ class DivideConquerCallback(ExactResume):
         cluster_on: Literal["penultimate", "embedding"] = "penultimate",
         embedding: str | None = None,
         cluster_dataset: Dataset[Any] | None = None,
-        clustering: Literal["auto", "faiss", "torch"] | Cluster = "auto",
+        clustering: Literal["auto", "faiss", "torch", "random"] | Cluster = "auto",
+        start: Start = "anew",
+        whole_classes: bool = False,
         feature_store: str | Path | None = None,
         images_per_class: int = 4,
         allotment: Allotment = "proportional",
+        draw: Draw = "images",
         weight_dims: WeightDims | None = None,
         isolate: bool = False,
         seed: int = 0,
@@ -112,26 +115,22 @@ class DivideConquerCallback(ExactResume):
         super().__init__()
         if cluster_on not in ("penultimate", "embedding"):
             raise InputError(f"cluster_on={cluster_on!r} is unknown; choose 'penultimate' or 'embedding'")
-        self._plan: dict[str, Any] = {
-            "split_depth": split_depth,
-            "every_n_epochs": every_n_epochs,
-            "warmup_epochs": warmup_epochs,
-            "freeze_epochs": freeze_epochs,
-            "merge_at": merge_at,
-            "conquer_at": conquer_at,
-            "flat": flat,
-            "progressive": progressive,
-        }
+        given = locals()
+        self._plan = {name: given[name] for name in PLAN}
         self._given_schedule = schedule
-        _refuse_two_plans(schedule, self._plan)
-        self._divider = Divider(chosen(clustering), cluster_on, cluster_dataset, feature_store, seed)
+        check_single_plan(schedule, self._plan)
+        cluster = choose_clustering(clustering, start)
+        self._divider = Divider(cluster, cluster_on, cluster_dataset, feature_store, start, whole_classes, seed)
         self._learners = Learners(subspaces, embedding, weight_dims, isolated=isolate)
         self._images_per_class = images_per_class
-        self._router = BatchRouter(images_per_class, allotment, seed)
+        self._router = BatchRouter(images_per_class, allotment, draw, seed)
         self._settings = {
             "cluster_on": cluster_on,
+            "start": start,
+            "whole_classes": whole_classes,
             "images_per_class": images_per_class,
             "allotment": allotment,
+            "draw": draw,
             "isolate": isolate,
             "seed": seed,
         }
@@ -154,20 +153,6 @@ class DivideConquerCallback(ExactResume):
         """The subspaces of the running fit, or of the last one."""
         return self._learners.subspaces
 
-    # What a user may want to adapt.
-
-    def batch_inputs(self, batch: Any) -> Any:
-        """Return what the module's ``forward`` takes from a batch; see :func:`.reading.batch_inputs`."""
-        return reading.batch_inputs(batch)
-
-    def batch_labels(self, batch: Any) -> Any:
-        """Return the labels in a batch; see :func:`.reading.batch_labels`."""
-        return reading.batch_labels(batch)
-
-    def dataset_labels(self, dataset: Dataset[Any]) -> Tensor | None:
-        """Return the classes of a data set, or None to read them from its batches; see :func:`.dataset_labels`."""
-        return reading.dataset_labels(dataset)
-
     # When to divide, and when to conquer.
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -188,6 +173,7 @@ class DivideConquerCallback(ExactResume):
         """Narrow the module's losses and miners, which exist by now wherever they are made."""
         super().on_fit_start(trainer, pl_module)
         if self.schedule.split_depth:
+            rank_zero_info(self.schedule.describe(trainer.max_epochs))
             depth = 0 if self._clusters is None else self._clusters.depth
             self._learners.attach(trainer, pl_module, self.schedule.split_depth, depth)
 
@@ -243,12 +229,8 @@ class DivideConquerCallback(ExactResume):
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Stop at a loss that is NaN or infinite, before it gets into the weights."""
-        if self.schedule.split_depth and progress.has_diverged(trainer, loss):
-            raise InputError(
-                f"the loss is {float(loss.detach())} in epoch {trainer.current_epoch} for "
-                f"{self._router.describe_batch(trainer)}; the weights are still those before it. Try a smaller "
-                "learning rate or full precision, look at these images, and resume from an earlier checkpoint"
-            )
+        if self.schedule.split_depth:
+            self._router.check_loss(trainer, loss)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -371,17 +353,3 @@ class DivideConquerCallback(ExactResume):
         )
         if change:
             rank_zero_warn(change)
-
-
-def _refuse_two_plans(schedule: ConquerScheduler | None, plan: dict[str, Any]) -> None:
-    """Refuse a schedule together with the settings of another one.
-
-    Raises:
-        InputError: it names the settings.
-    """
-    defaults = {name: p.default for name, p in inspect.signature(ConquerScheduler).parameters.items()}
-    if schedule is not None and (given := [f"{k}={v!r}" for k, v in plan.items() if v != defaults[k]]):
-        raise InputError(
-            f"schedule={type(schedule).__name__}(...) comes with {', '.join(given)}; give either the schedule or what "
-            "one is made from, not both"
-        )

@@ -12,7 +12,8 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from divconq_pl.core.division import TRIALS, Cluster, Division, divide
+from divconq_pl.core.clustering import Cluster, Start
+from divconq_pl.core.division import Division, divide
 from divconq_pl.core.features import Features
 from divconq_pl.core.schedule import Stage
 from divconq_pl.core.summary import division_line, summarise
@@ -31,13 +32,17 @@ class Divider:
         cluster_on: what is clustered, the ``"penultimate"`` features or the ``"embedding"``.
         cluster_dataset: the images to look at; see :func:`.find_cluster_dataset` for what is taken by default.
         feature_store: folder for a memory-mapped file of the features, None to keep them in memory.
-        seed: seed of the first clustering.
+        start: where the clustering starts, see :func:`.core.division.divide`.
+        whole_classes: whether classes are clustered instead of images.
+        seed: seed of all clusterings.
     """
 
     cluster: Cluster
     cluster_on: Literal["penultimate", "embedding"] = "penultimate"
     cluster_dataset: Dataset[Any] | None = None
     feature_store: str | Path | None = None
+    start: Start = "anew"
+    whole_classes: bool = False
     seed: int = 0
 
     def divide(
@@ -99,7 +104,10 @@ class Divider:
             stage.depth,
             cluster=timed,
             flat=flat,
-            seed=self.seed + TRIALS * trainer.current_epoch,
+            start=self.start,
+            whole_classes=self.whole_classes,
+            seed=self.seed,
+            epoch=trainer.current_epoch,
         )
         _warn_if_short(division, previous, stage.depth)
         summary = summarise(division, previous, labels, epoch=trainer.current_epoch) | {
@@ -137,8 +145,8 @@ class _Timed:
         self._cluster = cluster
         self.seconds = 0.0
 
-    def __call__(self, features: Features, num_clusters: int, *, seed: int) -> Tensor:
+    def __call__(self, features: Features, num_clusters: int, **options: Any) -> Tensor:
         began = time.perf_counter()
-        assignment = self._cluster(features, num_clusters, seed=seed)
+        assignment = self._cluster(features, num_clusters, **options)
         self.seconds += time.perf_counter() - began
         return assignment

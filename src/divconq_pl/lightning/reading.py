@@ -33,6 +33,22 @@ class DataReader(Protocol):
         """Return the classes of a data set, or None if only its batches tell."""
 
 
+class UsualReader:
+    """What batches and data sets give, as they usually do; whatever is kept elsewhere is met by overriding a method."""
+
+    def batch_inputs(self, batch: Any) -> Any:
+        """Return what the module's ``forward`` takes from a batch; see :func:`batch_inputs`."""
+        return batch_inputs(batch)
+
+    def batch_labels(self, batch: Any) -> Any:
+        """Return the labels in a batch; see :func:`batch_labels`."""
+        return batch_labels(batch)
+
+    def dataset_labels(self, dataset: Dataset[Any]) -> Tensor | None:
+        """Return the classes of a data set, or None to read them from its batches; see :func:`dataset_labels`."""
+        return dataset_labels(dataset)
+
+
 def batch_inputs(batch: Any) -> Any:
     """Return what the network takes from a batch: its first field, or the entry with a usual name.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from divconq_pl.core.division import Division
-from divconq_pl.core.sampling import Allotment, ClusterBatchSampler, allot, check_batch
+from divconq_pl.core.sampling import Allotment, ClusterBatchSampler, Draw, allot, check_batch
 from divconq_pl.errors import InputError
 from divconq_pl.lightning._trainer import loaders, progress
 from divconq_pl.lightning.reading import image_name
@@ -23,12 +23,14 @@ class BatchRouter:
     Args:
         images_per_class: images of a class in a batch.
         allotment: how batches are shared among clusters.
+        draw: what comes equally often within a cluster.
         seed: seed of the batches.
     """
 
-    def __init__(self, images_per_class: int, allotment: Allotment, seed: int) -> None:
+    def __init__(self, images_per_class: int, allotment: Allotment, draw: Draw, seed: int) -> None:
         self._images_per_class = images_per_class
-        self._allotment = allotment
+        self._allotment: Allotment = allotment
+        self._draw: Draw = draw
         self._seed = seed
         self.reset()
 
@@ -91,6 +93,7 @@ class BatchRouter:
                 images_per_class=self._images_per_class,
                 length=len(users_loader),
                 allotment=self._allotment,
+                draw=self._draw,
                 seed=self._seed + since,
                 first_epoch=since,
                 rank=trainer.global_rank,
@@ -116,6 +119,19 @@ class BatchRouter:
             return None
         self._consumed += 1
         return self._learners[self._consumed - 1]
+
+    def check_loss(self, trainer: pl.Trainer, loss: Tensor) -> None:
+        """Refuse a loss that is NaN or infinite, before it gets into the weights.
+
+        Raises:
+            InputError: it names the batch and its images.
+        """
+        if progress.has_diverged(trainer, loss):
+            raise InputError(
+                f"the loss is {float(loss.detach())} in epoch {trainer.current_epoch} for "
+                f"{self.describe_batch(trainer)}; the weights are still those before it. Try a smaller learning rate "
+                "or full precision, look at these images, and resume from an earlier checkpoint"
+            )
 
     def describe_batch(self, trainer: pl.Trainer) -> str:
         """Say which learner the present batch belongs to and which images it holds, as far as that is known."""
