@@ -68,6 +68,12 @@ def test_an_object_has_a_character_of_its_own_on_each_side(tmp_path: Path) -> No
     assert len(characters) == len(set(characters)) == 20 * 4  # so nothing of a test object was seen in training
 
 
+def test_no_character_is_used_twice(tmp_path: Path) -> None:
+    split = parts(Sides(tmp_path, num_classes=300, images_per_side=1, size=8))
+    used = [code for part in split for name in part.classes for code in name.split()]
+    assert len(used) == len(set(used)) == 300 * 4
+
+
 @pytest.mark.parametrize("num_sides", [1, 2, 8])
 def test_number_of_sides_and_images(tmp_path: Path, num_sides: int) -> None:
     sides = Sides(tmp_path, num_classes=8, num_sides=num_sides, images_per_side=3, size=16)
