@@ -49,6 +49,7 @@ CHOICES = {
     "no warm-up": ("divide.warmup_epochs=0",),
     "backbone frozen for an epoch": ("divide.freeze_epochs=1",),
     "k-means with the same seed": ("divide.start=same_seed",),
+    "BatchNorm renewed": ("+callbacks.batch_norm._target_=divconq_pl.RenewBatchNorm",),
     "k-means from the last centres": ("divide.start=previous",),
 }
 LOSSES = ("triplet", "contrastive", "multi_similarity", "proxy_anchor")

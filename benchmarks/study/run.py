@@ -122,14 +122,24 @@ def _text(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def find_jobs(groups: list[str] | None, results: list[dict[str, str]]) -> list[tuple[Row, int]]:
-    """List what is still to be run, all rows with the first seed before any with the second."""
+def find_jobs(
+    results: list[dict[str, str]], groups: list[str] | None, names: list[str] | None, seeds: int | None
+) -> list[tuple[Row, int]]:
+    """List what is still to be run, all rows with the first seed before any with the second.
+
+    Args:
+        results: the lines of the CSV.
+        groups: names of tables, None for all.
+        names: names of rows, None for all.
+        seeds: at most so many seeds of each, None for as many as the row says.
+    """
     done = {(row["overrides"], int(row["seed"])) for row in results}
     jobs: dict[tuple[str, int], tuple[Row, int]] = {}
     for row in all_rows():
-        for seed in range(row.seeds):
+        chosen = (groups is None or row.group in groups) and (names is None or row.name in names)
+        for seed in range(min(row.seeds, seeds or row.seeds) if chosen else 0):
             key = (" ".join(row.overrides), seed)
-            if key not in done and (groups is None or row.group in groups):
+            if key not in done:
                 jobs.setdefault(key, (row, seed))
     return sorted(jobs.values(), key=lambda job: job[1])
 
@@ -138,10 +148,12 @@ def main() -> None:
     """Run what has no line in the CSV yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", nargs="+", choices=sorted({row.group for row in all_rows()}))
+    parser.add_argument("--rows", nargs="+", choices=sorted({row.name for row in all_rows()}))
+    parser.add_argument("--seeds", type=int)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "study")
     arguments = parser.parse_args()
-    jobs = find_jobs(arguments.groups, read_results())
+    jobs = find_jobs(read_results(), arguments.groups, arguments.rows, arguments.seeds)
 
     def work(numbered: tuple[int, tuple[Row, int]]) -> str | None:
         number, (row, seed) = numbered

@@ -207,6 +207,7 @@ def collect_results(
     results = {
         **metrics,
         "train/seconds": seconds,
+        **_describe_clusters(divisions),
         "division/seconds": sum(s for summary in divisions for key, s in summary.items() if key.startswith("seconds_")),
         "seed": cfg.seed,
         "selection": name_selection(data.validate_on, validated=bool(best and best.best_model_path)),
@@ -217,6 +218,14 @@ def collect_results(
     if best and best.best_model_score is not None:
         results[cfg.checkpoint.monitor] = float(best.best_model_score)
     return results
+
+
+def _describe_clusters(divisions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a gain was seen to depend on, of the first division into as many clusters as there ever were."""
+    if not divisions:
+        return {}
+    first = max(divisions, key=lambda summary: summary["clusters"])
+    return {f"division/{name}": first[name] for name in ("pairs_kept", "classes_per_cluster", "nmi_classes")}
 
 
 def report(folder: Path, results: Mapping[str, Any]) -> None:
