@@ -418,9 +418,18 @@ def test_clusters_that_cannot_be_made_anew_stay_and_that_is_said():
 
 def test_a_schedule_that_never_gets_deep_enough_is_said_at_the_start():
     with pytest.warns(UserWarning, match=r"split_depth=3 would be reached in epoch 6, .*ends with epoch 4"):
-        trainer(DivideConquerCallback(split_depth=2 + 1, every_n_epochs=2), max_epochs=4).fit(
+        trainer(DivideConquerCallback(split_depth=3, every_n_epochs=2, merge_at=None), max_epochs=4).fit(
             PlainModule(width=32), loader(batch_size=8)
         )
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [({"split_depth": 1}, "split_depth=1"), ({"merge_at": 3, "flat": True}, "merge_at=3, flat=True")],
+)
+def test_a_schedule_together_with_the_settings_of_another_is_refused(given, named):
+    with pytest.raises(InputError, match=f"ConquerScheduler.* comes with {named}; give either"):
+        DivideConquerCallback(ConquerScheduler(split_depth=3, merge_at=None), **given)
 
 
 def test_a_schedule_of_ones_own():
@@ -439,8 +448,8 @@ def test_each_division_is_one_line(caplog):
         trainer(DivideConquerCallback(split_depth=1, every_n_epochs=2, conquer_at=5)).fit(PlainModule(), loader())
     lines = [r.getMessage() for r in caplog.records if "division" in r.getMessage() and "epoch" in r.getMessage()]
     pattern = (
-        r"division 2 \| epoch 4 \| 2 clusters: \d+ \d+ images, \d+ \d+ classes \| \d+ images? moved, .*NMI \d\.\d+ "
-        r"\| features .* s, k-means .* s, rest .* s"
+        r"division 2 \| epoch 4 \| 2 clusters: \d+ \d+ images, \d+ \d+ classes \| \d+ images? moved, .*NMI \d\.\d+, "
+        r"\d+ % of positive pairs kept \| features .* s, k-means .* s, rest .* s"
     )
     assert re.search(pattern, "\n".join(lines))
     assert any(r.getMessage().startswith("conquered | epoch 5") for r in caplog.records)
