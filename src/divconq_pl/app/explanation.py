@@ -43,7 +43,7 @@ def explain(error: BaseException, arguments: list[str], config_dir: Path, config
     text = _join_lines(error)
     if key := re.match(r"Could not override '([\w./@-]+)'|.*[Kk]ey '([\w.]+)' is not in struct", text):
         nested = re.search(r"full_key: ([\w.]+)", " ".join(map(str, chain)))  # in a mapping that was given as a whole
-        wrong = nested[1] if nested else key[1] or key[2]
+        wrong = max(filter(None, (key[1], key[2], nested and nested[1])), key=len)
         try:
             return f"there is no {wrong!r}; {_suggest_key(wrong, arguments, config_dir, config_name)}"
         except HydraException:  # some other argument is wrong, too
