@@ -188,7 +188,7 @@ def test_without_a_network_the_file_is_named(monkeypatch, weights):
 def test_without_timm_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     for call in (timm_backbone, timm_preprocessing):
-        with pytest.raises(InputError, match="pip install timm"):
+        with pytest.raises(InputError, match=r"pip install .divconq-pl\[timm\]"):
             call(VIT)
 
 

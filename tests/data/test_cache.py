@@ -316,8 +316,8 @@ def test_images_in_parquet_files_are_kept_as_well(data: FileDataset, tmp_path: P
     assert decoded == []
     write([5, 4, 3, 2, 1, 0])
     os.utime(file, (0, 0))
-    parquet_module._opened.cache_clear()
-    parquet_module._row_group.cache_clear()
+    parquet_module._open.cache_clear()
+    parquet_module._read_row_group.cache_clear()
     assert torch.equal(tensors(cache_pixels(packed, tmp_path / "cache")), tensors(data).flip(0))
 
 

@@ -148,7 +148,7 @@ def test_query_and_gallery_share_their_labels(tmp_path: Path) -> None:
     assert query.targets.tolist() == [1, 3]
     assert gallery.targets.tolist() == [0, 1, 2, 3]
     fill(tmp_path / "query", ["nowhere"], images=3)
-    with pytest.warns(UserWarning, match="3 query images are of 1 classes not in the gallery"):
+    with pytest.warns(UserWarning, match="3 query images belong to 1 classes that are not in the gallery"):
         ImageFolder(tmp_path).splits()
 
 

@@ -113,7 +113,7 @@ def test_nothing_is_said_of_a_copy_that_has_the_published_numbers(
         UserWarning, match="not as published: train 24 images of 8 classes in place of 5864 of 100, test"
     ):
         CUB200(tmp_path).splits()
-    monkeypatch.setattr(CUB200, "published", lambda self: {"train": (24, 8), "test": (12, 4)})
+    monkeypatch.setattr(CUB200, "published_counts", lambda self: {"train": (24, 8), "test": (12, 4)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         CUB200(tmp_path).splits()
@@ -130,7 +130,7 @@ def test_nothing_is_said_of_a_copy_that_has_the_published_numbers(
     ],
 )
 def test_published_numbers(tmp_path: Path, reader: type[Benchmark], numbers: dict[str, tuple[int, int]]) -> None:
-    assert reader(tmp_path).published() == numbers
+    assert reader(tmp_path).published_counts() == numbers
 
 
 def test_validation_classes_are_held_out_of_the_training_classes(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_two_layouts_in_one_root(tmp_path: Path) -> None:
 def test_two_lists_in_one_root(tmp_path: Path) -> None:
     tree = trees.write_inshop(tmp_path)
     trees.write_inshop(tmp_path, lists="")
-    with pytest.warns(UserWarning, match=r"Eval/list_eval_partition\.txt' is used; .*list_eval_partition\.txt passed"):
+    with pytest.warns(UserWarning, match=r"Eval/list_eval_partition\.txt' is used; .*list_eval_partition\.txt ignored"):
         assert parts(InShop(tmp_path, val_fraction=0).splits()) == tree
 
 
@@ -387,7 +387,7 @@ def test_queries_without_an_answer(tmp_path: Path) -> None:
     file = tmp_path / "Eval" / "list_eval_partition.txt"
     text = file.read_text()
     file.write_text("".join(line for line in text.splitlines(True) if "id_00000010 gallery" not in line))
-    with pytest.warns(UserWarning, match="1 query images are of 1 classes not in the gallery"):
+    with pytest.warns(UserWarning, match="1 query images belong to 1 classes that are not in the gallery"):
         query, gallery = InShop(tmp_path).splits().test  # type: ignore[misc]
     assert query.classes == gallery.classes
     file.write_text("".join(line for line in text.splitlines(True) if "gallery" not in line))
@@ -500,5 +500,5 @@ def test_parquet_of_another_kind(tmp_path: Path) -> None:
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trees.write_cars_parquet(tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r"\.parquet' is read by pyarrow.*: pip install pyarrow"):
+    with pytest.raises(InputError, match=r"\.parquet' needs pyarrow.*: pip install .divconq-pl\[parquet\]"):
         read(Cars196, tmp_path)

@@ -8,18 +8,22 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 CONF = Path(__file__).parents[2] / "conf"
+ARGUMENTS = {"evaluation": "divconq_pl.app.evaluation.measure"}
+"""Groups of values that a function gets, without a ``_target_``."""
 OF_GROUP = "what its name says"
 OF_RECALL = "the K that its papers report"
 INTENDED = {
     # (choice, key): (value in conf/, default of the signature, why)
     ("train", "module.dropout"): (0.01, 0.0, "the authors' value; a module in a project of its own drops nothing"),
-    ("train", "divide.conquer_at"): (0.75, None, "the whole embedding is trained at the end of a run of train.py"),
     ("divide=flat", "divide.flat"): (True, False, OF_GROUP),
+    ("divide=clusters", "divide.merge_at"): (0, "auto", OF_GROUP),
+    ("divide=random", "divide.clustering"): ("random", "auto", OF_GROUP),
     ("selection=best_test_epoch", "data.validate_on"): ("test", "val", OF_GROUP),
     ("selection=best_test_epoch", "dataset.val_fraction"): (0, 0.2, OF_GROUP),
     ("selection=last_epoch", "data.validate_on"): (None, "val", OF_GROUP),
     ("selection=last_epoch", "dataset.val_fraction"): (0, 0.2, OF_GROUP),
-    ("evaluate", "data.num_workers"): (None, 0, "the checkpoint's own, which is known when it is read"),
+    ("evaluate", "evaluation.recall_ks"): (None, (1, 2, 4, 8), "the checkpoint's own, which is known when it is read"),
+    ("evaluate", "data.num_workers"): (None, 0, "likewise"),
     **{
         (f"dataset={name}", f"data.{key}"): values
         for name in ("image_folder", "cub200", "cars196", "sop", "inshop", "vehicle_id")
@@ -29,7 +33,7 @@ INTENDED = {
         }.items()
     },
     **{
-        (f"dataset={name}", "module.recall_ks"): (ks, (1, 2, 4, 8), OF_RECALL)
+        (f"dataset={name}", "evaluation.recall_ks"): (ks, (1, 2, 4, 8), OF_RECALL)
         for name, ks in {
             "sop": [1, 10, 100, 1000],
             "inshop": [1, 10, 20, 30, 40, 50],
@@ -49,10 +53,11 @@ def choices():
 
 
 def of_this_package(node, place=""):
-    """Yield where in a configuration something of this package is built, and its values."""
+    """Yield where in a configuration something of this package is built or called, what, and with which values."""
     if isinstance(node, dict):
-        if str(node.get("_target_", "")).startswith("divconq_pl."):
-            yield place, node
+        target = str(node.get("_target_", ARGUMENTS.get(place, "")))
+        if target.startswith("divconq_pl."):
+            yield place, get_object(target), node
         for key, value in node.items():
             yield from of_this_package(value, f"{place}.{key}" if place else key)
 
@@ -81,8 +86,8 @@ def differences():
     for choice, config, overrides in choices():
         with initialize_config_dir(str(CONF), version_base="1.3"):
             tree = OmegaConf.to_container(compose(config, overrides), resolve=False)
-        for place, node in of_this_package(tree):
-            known = defaults(get_object(node["_target_"]))
+        for place, target, node in of_this_package(tree):
+            known = defaults(target)
             for key, value in node.items():
                 if key not in known or follows_another(value) or isinstance(value, dict) or value == "???":
                     continue

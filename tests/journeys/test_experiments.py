@@ -184,7 +184,7 @@ def test_a_recipe_says_what_was_published(composed, name):
     assert 2**settings.split_depth == recipe.K
     assert (settings.every_n_epochs, settings.allotment) == (2, "equal")
     assert settings.images_per_class == recipe.M
-    subspaces = divide._make_subspaces(recipe.d, settings.split_depth)
+    subspaces = divide._learners._make(recipe.d, settings.split_depth)
     if "cvpr2019" in name:
         advised = name.startswith("cub200")
         assert (settings.merge_at, settings.conquer_at) == ((26, 60) if advised else (80, 190))
