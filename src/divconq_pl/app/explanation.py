@@ -52,9 +52,13 @@ def explain(error: BaseException, arguments: list[str], config_dir: Path, config
 
 
 def list_causes(error: BaseException) -> list[BaseException]:
-    """List an error and the exceptions that led to it, the first of them last."""
+    """List an error and the exceptions that led to it, the first of them last; each once, though they may be a circle.
+
+    Args:
+        error: the exception that was caught.
+    """
     chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and not any(cause is e for e in chain):
         chain.append(cause)
     return chain
 
@@ -71,6 +75,8 @@ def _suggest_key(wrong: str, arguments: list[str], config_dir: Path, config_name
         parent, _, name = parent.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
     keys = [str(key) for key in node if not str(key).startswith("_")] if node else []
+    if name in keys:
+        return "the command removed it, but it is needed"
     near = [".".join(filter(None, (parent, key))) for key in difflib.get_close_matches(name, keys, 1)]
     return _list_existing(elsewhere if len(elsewhere) == 1 else near, keys, parent)
 
