@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from programs import ROOT
 
+pytestmark = pytest.mark.slow
+
 MORE = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 """How many examples to try of each test, new ones each time; by default few, and always the same."""
 

@@ -17,6 +17,8 @@ from two_processes import NAMES, glyphs, pictures
 
 from divconq_pl import DivideConquerCallback, DivideConquerModule, InputError
 
+pytestmark = pytest.mark.slow
+
 SUBSPACES = pytest.mark.parametrize("subspaces", ["fixed", "learned"])
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from toys import CLASSES, PER_CLASS, WIDTH, PlainModule, Vectors, loader, same, trainer, weights
 
-from divconq_pl import ConquerScheduler, DivideConquerCallback, InputError, LearnedSubspaces, Stage
+from divconq_pl import ConquerScheduler, DivideConquerCallback, InputError, LearnedSubspaces, Stage, Subspaces
 
 
 class Witness(pl.Callback):
@@ -121,6 +121,31 @@ def test_learned_masks_are_pushed_apart():
         return torch.cosine_similarity(*(mask.relu() for mask in callback.subspaces.masks), dim=0)
 
     assert cosine(10.0) < cosine(0.0) - 0.01
+
+
+class Scaled(Subspaces):
+    """A kind of subspaces that somebody else adds, with a parameter of its own."""
+
+    def __init__(self, width, split_depth):
+        super().__init__(width, split_depth)
+        self.scales = nn.Parameter(torch.ones(2**split_depth, width))
+
+    def part(self, values, dim):
+        return (values.movedim(dim, -1) * self.scales[self.learner]).movedim(-1, dim)
+
+
+def test_a_new_kind_of_subspaces_is_trained_and_leaves_no_key_in_the_module(tmp_path):
+    callback = DivideConquerCallback(split_depth=1, every_n_epochs=1, subspaces=Scaled)
+    module, keys = PlainModule(), []
+
+    class Spy(pl.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            keys.append((list(module.state_dict()), [name for name, _ in module.named_children()]))
+
+    run(callback, module)
+    trainer(callback, Spy(), max_epochs=3).fit(module, loader())
+    assert (callback.subspaces.scales != 1).any(dim=1).all()
+    assert all(seen == (list(PlainModule().state_dict()), ["backbone", "head", "loss"]) for seen in keys)
 
 
 def test_no_usable_image_is_starved_within_a_division_period():
@@ -350,7 +375,7 @@ class Wide(PlainModule):
         ({"split_depth": 5}, r"32 learners, more than .*\(16\).*split_depth=2"),
         ({"module": PlainModule(width=18), "split_depth": 2}, "width 18 cannot be cut into 4.*width of 16 or 20"),
         ({"module": Wide()}, "embeddings of width 16, but the embedding layer gives 100; name the layer"),
-        ({"module": Wide(), "embedding": "haed"}, "'haed' is no layer of Wide.*head"),
+        ({"module": Wide(), "embedding": "haed"}, "Wide has no layer 'haed'.*head"),
         ({"train": loader(Vectors(torch.arange(192) // 96))}, None),
         ({"train": loader(Vectors(torch.zeros(192).long()))}, "192 images of 1 classes"),
         ({"train": loader(Vectors(torch.arange(192)))}, "0 of them with two or more images"),

@@ -7,7 +7,7 @@ from pytorch_metric_learning import losses
 from torch import Tensor, nn
 
 from divconq_pl.errors import InputError
-from divconq_pl.lightning.embedding_layer import backbone_parameters, find_embedding_layer
+from divconq_pl.lightning.embedding_layer import find_backbone_parameters, find_embedding_layer
 
 
 class Network(nn.Module):
@@ -52,9 +52,9 @@ def test_a_layer_can_be_named() -> None:
 
 
 def test_a_layer_that_cannot_be_found_is_reported() -> None:
-    with pytest.raises(InputError, match=r"embedding='head' is no layer of Network; .* backbone\.2"):
+    with pytest.raises(InputError, match=r"Network has no layer 'head', .* backbone\.2"):
         find_embedding_layer(Network(), "head")
-    with pytest.raises(InputError, match=r"Sequential that gives the embedding is not to be found; .* embedding="):
+    with pytest.raises(InputError, match=r"Sequential has no layer that is known to give the embedding; .* embedding="):
         find_embedding_layer(nn.Sequential(nn.ReLU()))
     with pytest.raises(InputError, match=r"'embedding' \(ReLU\) has no out_features"):
         find_embedding_layer(Network(embedding=nn.ReLU()))
@@ -91,5 +91,5 @@ def test_the_backbone_is_all_but_embedding_layer_and_losses() -> None:
         neck=nn.Linear(8, 8),
     )
     expected = [*network.backbone.parameters(), *network.neck.parameters()]  # type: ignore[union-attr,operator]
-    found = backbone_parameters(network, network.embedding)  # type: ignore[arg-type]
+    found = find_backbone_parameters(network, network.embedding)  # type: ignore[arg-type]
     assert [id(parameter) for parameter in found] == [id(parameter) for parameter in expected]

@@ -334,7 +334,7 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         labels = self.dataset_labels(loader.dataset)
         if labels is not None:
             check_divisible(labels, num_learners)
-        if advice := reading.label_advice(pl_module, loader.dataset):
+        if advice := reading.check_label_range(pl_module, loader.dataset):
             rank_zero_warn(advice)
         settings = {
             **self._learners.describe(),

@@ -18,7 +18,7 @@ from divconq_pl.core.features import Features
 from divconq_pl.core.schedule import Stage
 from divconq_pl.core.summary import division_line, summarise
 from divconq_pl.errors import InputError
-from divconq_pl.lightning.feature_pass import training_features
+from divconq_pl.lightning.feature_pass import extract_training_features
 from divconq_pl.lightning.learners import Learners
 from divconq_pl.lightning.reading import DataReader, find_cluster_dataset
 
@@ -79,7 +79,7 @@ class Divider:
             InputError: if the training data set is another one than at the last division.
         """
         began = time.perf_counter()
-        features, labels = training_features(
+        features, labels = extract_training_features(
             trainer,
             pl_module,
             learners.layer,

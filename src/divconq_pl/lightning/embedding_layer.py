@@ -31,7 +31,7 @@ def find_embedding_layer(module: nn.Module, name: str | None = None) -> tuple[st
     linear = [n for n, part in layers.items() if isinstance(part, nn.Linear)]
     if name is not None and name not in modules:
         raise InputError(
-            f"embedding={name!r} is no layer of {type(module).__name__}; "
+            f"{type(module).__name__} has no layer {name!r}, which embedding= names; "
             f"its linear layers are {', '.join(linear) or 'none'}"
         )
     if name is None:
@@ -45,14 +45,14 @@ def find_embedding_layer(module: nn.Module, name: str | None = None) -> tuple[st
         name = next(iter([*named, *linear[-1:], *children[-1:]]), None)
     if name is None or (width := _width(modules[name])) is None:
         raise InputError(
-            f"the layer of {type(module).__name__} that gives the embedding is not to be found"
+            f"{type(module).__name__} has no layer that is known to give the embedding"
             + (f": {name!r} ({type(modules[name]).__name__}) has no out_features" if name else "")
             + "; name a linear layer, or one with an attribute out_features, with embedding='...'"
         )
     return name, modules[name], width
 
 
-def backbone_parameters(module: nn.Module, layer: nn.Module) -> list[nn.Parameter]:
+def find_backbone_parameters(module: nn.Module, layer: nn.Module) -> list[nn.Parameter]:
     """Return all parameters but those of the embedding layer and the losses."""
     kept = [part for part in module.modules() if part is layer or isinstance(part, BaseMetricLossFunction)]
     ids = {id(parameter) for part in kept for parameter in part.parameters()}

@@ -30,7 +30,7 @@ COLLAPSED = 0.01
 _SAMPLE, _NAMED = 256, 3
 
 
-def training_features(
+def extract_training_features(
     trainer: pl.Trainer,
     pl_module: pl.LightningModule,
     layer: nn.Module,

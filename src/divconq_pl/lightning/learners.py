@@ -13,10 +13,10 @@ from torch.utils.hooks import RemovableHandle
 
 from divconq_pl.core.subspaces import FixedSubspaces, LearnedSubspaces, Subspaces, ZeroedSubspaces
 from divconq_pl.errors import InputError
-from divconq_pl.lightning.embedding_layer import backbone_parameters, find_embedding_layer
+from divconq_pl.lightning.embedding_layer import find_backbone_parameters, find_embedding_layer
 from divconq_pl.lightning.subspace_optimizer import SubspaceOptimizer
-from divconq_pl.losses.isolation import embedding_slices, isolate
-from divconq_pl.losses.narrowing import WeightDims, has_losses, loss_slices, narrow_losses, narrow_output
+from divconq_pl.losses.isolation import find_embedding_slices, isolate
+from divconq_pl.losses.narrowing import WeightDims, find_loss_slices, has_losses, narrow_losses, narrow_output
 
 MakeSubspaces = Callable[[int, int], Subspaces]
 
@@ -87,7 +87,7 @@ class Learners:
             InputError: if there is no embedding layer, or something cannot be narrowed.
         """
         self._name, self.layer, width = find_embedding_layer(pl_module, self._embedding)
-        self._backbone = backbone_parameters(pl_module, self.layer)
+        self._backbone = find_backbone_parameters(pl_module, self.layer)
         self.subspaces = subspaces = self._make(width, split_depth).to(pl_module.device)
         if has_losses(pl_module):
             self._handles = narrow_losses(pl_module, subspaces, self._weight_dims)
@@ -98,8 +98,8 @@ class Learners:
                 f"output of {self._name!r} is narrowed instead"
             )
         if self._isolated:
-            losses = loss_slices(pl_module, width, self._weight_dims)
-            self._handles += isolate(trainer.optimizers, embedding_slices(self.layer, losses), subspaces)
+            losses = find_loss_slices(pl_module, width, self._weight_dims)
+            self._handles += isolate(trainer.optimizers, find_embedding_slices(self.layer, losses), subspaces)
         self._optimizer = None
         if any(True for _ in subspaces.parameters()):
             self._optimizer = SubspaceOptimizer(subspaces, trainer.optimizers, self.layer)

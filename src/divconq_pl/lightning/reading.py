@@ -113,7 +113,7 @@ def image_name(dataset: Dataset[Any], index: int) -> str | None:
     return str(sample[0]) if isinstance(sample, (list, tuple)) and sample else None
 
 
-def label_advice(module: nn.Module, dataset: Dataset[Any]) -> str | None:
+def check_label_range(module: nn.Module, dataset: Dataset[Any]) -> str | None:
     """Say that a loss was built for other labels than those the data set keeps, or None.
 
     Losses with weights for each class index them by label, and some give a silently wrong value for labels that do not

@@ -241,7 +241,7 @@ class ExactResume(CallbackBase):
                 self._buffers[name].copy_(buffer)
             else:
                 self._buffers[name] = buffer.detach().clone()
-        self._hidden = hidden_state(module)
+        self._hidden = get_hidden_state(module)
 
     def _go_on(self, trainer: pl.Trainer, module: nn.Module, with_random: bool = True) -> None:
         """Restore what was where the run was stopped."""
@@ -267,7 +267,7 @@ class ExactResume(CallbackBase):
             "validating": interrupted or progress.before_validation(trainer),
             "concluding": progress.at_epoch_end(trainer),
             "metrics": progress.logged_metrics(trainer),
-            "hidden": hidden_state(module),
+            "hidden": get_hidden_state(module),
             "gradients": self._waiting_gradients(trainer, module),
             "processes": processes.gather_objects(own) if gather else [own],
         }
@@ -283,7 +283,7 @@ class ExactResume(CallbackBase):
         return dict(module.named_parameters())
 
 
-def hidden_state(module: nn.Module) -> dict[str, Any]:
+def get_hidden_state(module: nn.Module) -> dict[str, Any]:
     """Return what the losses in a module remember outside of their state dict, by dotted name."""
     return {
         f"{name}.{attribute}": getattr(part, attribute)
@@ -293,7 +293,7 @@ def hidden_state(module: nn.Module) -> dict[str, Any]:
 
 
 def set_hidden_state(module: nn.Module, state: dict[str, Any]) -> None:
-    """Set what :func:`hidden_state` returned."""
+    """Set what :func:`get_hidden_state` returned."""
     for name, value in state.items():
         part, _, attribute = name.rpartition(".")
         setattr(module.get_submodule(part), attribute, value)

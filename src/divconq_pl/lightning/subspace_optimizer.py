@@ -34,7 +34,7 @@ class SubspaceOptimizer:
     def __init__(self, subspaces: Subspaces, optimizers: Sequence[Optimizer], layer: nn.Module) -> None:
         self._subspaces = subspaces
         self._leader, self._number = _find_group(optimizers, layer)
-        self._own = _like(self._leader, self._group, list(subspaces.parameters()))
+        self._own = _make_alike(self._leader, self._group, list(subspaces.parameters()))
         self.divided = False
 
     def follow(self, trainer: pl.Trainer) -> RemovableHandle:
@@ -117,7 +117,7 @@ def _find_group(optimizers: Sequence[Optimizer], layer: nn.Module) -> tuple[Opti
     return optimizers[0], 0
 
 
-def _like(optimizer: Optimizer, group: dict[str, Any], parameters: list[nn.Parameter]) -> Optimizer:
+def _make_alike(optimizer: Optimizer, group: dict[str, Any], parameters: list[nn.Parameter]) -> Optimizer:
     """Return an optimiser of the same class and settings for other parameters."""
     twin = copy.copy(optimizer)
     twin.state, twin.param_groups = defaultdict(dict), []

@@ -17,7 +17,7 @@ Slices = Mapping[nn.Parameter, int]
 """Parameters that hold the embedding's coordinates, and which of their dimensions does."""
 
 
-def embedding_slices(layer: nn.Module, losses: Iterable[tuple[nn.Parameter, int]]) -> dict[nn.Parameter, int]:
+def find_embedding_slices(layer: nn.Module, losses: Iterable[tuple[nn.Parameter, int]]) -> dict[nn.Parameter, int]:
     """Collect the parameters whose coordinates belong to learners: of the embedding layer, and of losses.
 
     Args:

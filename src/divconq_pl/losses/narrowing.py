@@ -92,7 +92,9 @@ def narrow_output(layer: nn.Module, subspaces: Subspaces) -> RemovableHandle:
     )
 
 
-def loss_slices(module: nn.Module, width: int, weight_dims: WeightDims | None = None) -> list[tuple[nn.Parameter, int]]:
+def find_loss_slices(
+    module: nn.Module, width: int, weight_dims: WeightDims | None = None
+) -> list[tuple[nn.Parameter, int]]:
     """Return the parameters of all losses in ``module`` that are cut into subspaces, with the embedding's dimension."""
     known = {**WEIGHT_DIMS, **(weight_dims or {})}
     return [
