@@ -8,7 +8,7 @@ network that is not trained yet. Anchors: those that are in a triplet. Within: t
 of a class an anchor draws one negative, with four three. The contestants take turns; a time is the median over the
 rounds.
 
-The last table has slices of 16 coordinates of an embedding of 512, weighed as what they are and as 512 wide.
+The last tables have slices of 16 coordinates of an embedding of 512, weighed as what they are and as 512 wide.
 """
 
 from __future__ import annotations
@@ -72,7 +72,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    both = {"pytorch-metric-learning": miners.DistanceWeightedMiner(), "ours": DistanceWeightedMiner()}
+    contestants: dict[str, torch.nn.Module] = {
+        "pytorch-metric-learning": miners.DistanceWeightedMiner(),
+        "ours": DistanceWeightedMiner(),
+        "ours, far_weight=1e-12": DistanceWeightedMiner(far_weight=1e-12),
+    }
     for batch in arguments.batches:
         for images in arguments.images_per_class:
             labels = torch.arange(batch // images).repeat_interleave(images)
@@ -80,8 +84,12 @@ def main() -> None:
                 for rank in (None, 16):
                     print(f"{batch} images, {images} per class, width {width}{f', rank {rank}' if rank else ''}")
                     rounds = range(arguments.rounds)
-                    describe(both, labels, [embeddings(labels, width, rank, generator) for _ in rounds])
-    slices = {"slice as 16 wide": DistanceWeightedMiner(), "slice as 512 wide": DistanceWeightedMiner(width=512)}
+                    describe(contestants, labels, [embeddings(labels, width, rank, generator) for _ in rounds])
+    slices = {
+        "slice as 16 wide": DistanceWeightedMiner(),
+        "slice as 512 wide": DistanceWeightedMiner(width=512),
+        "the same, 1e-12": DistanceWeightedMiner(width=512, far_weight=1e-12),
+    }
     for images in arguments.images_per_class:
         labels = torch.arange(80 // images).repeat_interleave(images)
         print(f"80 images, {images} per class, slices of 16 of 512")

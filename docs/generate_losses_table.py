@@ -68,6 +68,26 @@ embedding, declare which dimension that is: `weight_dims={"MyLoss": {"centres": 
 This page is printed by `docs/generate_losses_table.py`.
 """
 
+OWN_MINER = """
+## A miner of our own
+
+`divconq_pl.DistanceWeightedMiner` is what `loss=margin` and the papers' recipes mine with, and works on a subspace as
+all miners do. It draws negatives as the authors' code does: each anchor's weights are relative to its own greatest one,
+its negatives are distinct, and all of its positives are taken. That of the same name in pytorch-metric-learning takes
+weights relative to the greatest one in the batch: at 512 dimensions those of most anchors underflow, and these anchors
+are left out (on 80 embeddings of rank 16, three quarters of them). It can be had with `miner=distance_weighted_pml`.
+
+- `width`: a learner's miner sees a slice, and weighs distances by the slice's width. The authors set the other
+  coordinates to zero and weigh by the whole width. For a slice of 16 of 512 and one negative for an anchor in a batch
+  of 80, the mean rank of the negative that is drawn is 9 by the slice's width and 0, which is the nearest, by the whole
+  one. `width=512`, or `miner=paper/distance_weighted` for `train.py`, is the authors' choice.
+- `far_weight`: the authors give negatives at 1.4 or more, which have no loss, the weight 1e-6, and others at least
+  1e-9. At a large width most weights are at that least value, so an anchor that draws three negatives often gets the
+  nearest one and two without loss. `far_weight=1e-12` draws those within reach first.
+
+`benchmarks/mining.py` shows both.
+"""
+
 
 def public_classes(module: ModuleType) -> dict[str, type[nn.Module]]:
     """Return the losses or miners that a module of pytorch-metric-learning offers, by name."""
@@ -127,7 +147,7 @@ def page() -> str:
     if unknown:
         raise ValueError(f"conditions for classes that do not exist: {sorted(unknown)}")
     head = "| | on a subspace | why |\n|---|---|---|\n"
-    return f"{HEADER}\n## Losses\n\n{head}{table(losses)}\n\n## Miners\n\n{head}{table(miners)}\n"
+    return f"{HEADER}\n## Losses\n\n{head}{table(losses)}\n\n## Miners\n\n{head}{table(miners)}\n{OWN_MINER}"
 
 
 if __name__ == "__main__":

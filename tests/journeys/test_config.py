@@ -162,6 +162,8 @@ def test_a_miner_is_named_as_in_pytorch_metric_learning(composed, name):
     miner = instantiate(composed(f"miner={name}").module).miner
     if name == "semihard":
         assert miner.type_of_triplets == name
+    elif name == "distance_weighted_pml":  # the same name without the suffix is ours
+        assert type(miner) is miners.DistanceWeightedMiner
     else:
         kind = {"none": "nonetype"}.get(name, f"{name.removesuffix('_pml').replace('_', '')}miner")
         assert type(miner).__name__.lower() == kind

@@ -68,7 +68,7 @@ def close_to(counts, chances, draws):
 def test_weights_are_the_authors(seen, told):
     z = vectors(seen, rank=min(seen, 6))
     same = LABELS[:, None] == LABELS
-    weights = negative_weights(torch.cdist(normalize(z), normalize(z)).double(), same, told or seen, 0.5, 1.4)
+    weights = negative_weights(torch.cdist(normalize(z), normalize(z)).double(), same, told or seen, 0.5, 1.4, 1e-6)
     expected = [slow_weights(a, z, ~s, told or seen) for a, s in zip(z.numpy(), same.numpy(), strict=True)]
     # Distances are in single precision, and the weight is their 500th power.
     assert_close(weights, torch.from_numpy(np.array(expected)), rtol=5e-3, atol=1e-12)
@@ -143,6 +143,18 @@ def test_far_negatives_are_left_where_near_ones_are_enough():
     assert set(second) == {4, 5, 6, 7, 8}
 
 
+def test_a_far_weight_of_nothing_lets_those_within_reach_come_first():
+    torch.manual_seed(0)
+    z = vectors(512, rank=16)
+    distances = torch.cdist(normalize(z), normalize(z))
+    shares = []
+    for settings in ({}, {"far_weight": 1e-12}):
+        a, _, n = DistanceWeightedMiner(**settings)(z, LABELS)
+        shares.append(float((distances[a, n] < 1.4).float().mean()))
+    assert shares[0] < 0.7
+    assert shares[1] > 0.99
+
+
 def test_references_from_elsewhere():
     torch.manual_seed(0)
     z, ref, ref_labels = vectors(8, 6), vectors(8, 10, seed=1), torch.tensor([0, 0, 0, 1, 1, 2, 2, 3, 3, 3])
@@ -176,6 +188,22 @@ def test_it_computes_in_single_precision_at_least(dtype, mixed_precision):
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed_precision):
         triplets = DistanceWeightedMiner()(z.requires_grad_(), LABELS)
     assert all(map(torch.equal, triplets, expected))
+
+
+class ByProduct(LpDistance):
+    """Computes distances by a matrix product, which autocast would do in half precision."""
+
+    def compute_mat(self, query_emb, ref_emb):
+        return (2 - 2 * query_emb @ ref_emb.T).clamp(min=0).sqrt()
+
+
+def test_mixed_precision_does_not_reach_a_distance_of_ones_own():
+    drawn = []
+    for mixed_precision in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed_precision):
+            drawn.append(torch.stack(DistanceWeightedMiner(distance=ByProduct())(vectors(512), LABELS)))
+    assert torch.equal(*drawn)
 
 
 def test_the_seed_decides_and_copies_draw_the_same():
@@ -214,6 +242,7 @@ def test_the_width_is_that_of_the_embeddings_unless_told():
         ({"cutoff": 0.0}, "cutoff=0.0"),
         ({"cutoff": 1.4}, "cutoff=1.4 and nonzero_loss_cutoff=1.4"),
         ({"width": 0}, "width=0"),
+        ({"far_weight": 0.0}, "far_weight=0.0"),
         ({"distance": CosineSimilarity()}, "CosineSimilarity"),
         ({"distance": LpDistance(normalize_embeddings=False)}, "unit sphere"),
         ({"distance": LpDistance(power=2)}, "unit sphere"),

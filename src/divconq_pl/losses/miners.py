@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,8 +14,6 @@ from divconq_pl.errors import InputError
 
 LEAST_WEIGHT = 1e-9
 """What is added to the weight of every negative within reach; the greatest weight of an anchor is about 1."""
-FAR_WEIGHT = 1e-6
-"""The weight of each negative out of reach, so that these are drawn where too few are within."""
 
 
 class DistanceWeightedMiner(BaseMiner):  # type: ignore[misc]
@@ -36,17 +35,20 @@ class DistanceWeightedMiner(BaseMiner):  # type: ignore[misc]
 
     Args:
         cutoff: smaller distances are weighed as this one.
-        nonzero_loss_cutoff: negatives as far as this are out of reach: they are drawn, all with the same tiny weight,
-            where too few others are left. For a margin loss it is beta + margin, beyond which a negative has no loss.
+        nonzero_loss_cutoff: negatives as far as this are out of reach: they are drawn where too few others are left.
+            For a margin loss it is beta + margin, beyond which a negative has no loss.
         width: the dimensions n of the formula, where they are not those of the embeddings that the miner sees. A
             learner of a divided epoch sees a slice of the embedding; the authors', who set the other coordinates to
             zero, weigh distances by the whole width, which favours the nearest negatives more.
+        far_weight: the weight of each negative out of reach. The authors' 1e-6 is more than what is left of most
+            weights within reach where the width is large: an anchor that draws several negatives then gets the nearest
+            one and some out of reach. With 1e-12 those within reach come first.
         **kwargs: ``distance`` and ``collect_stats``, as for all miners of pytorch-metric-learning. The distance must
             be the Euclidean one of normalised embeddings, which is the default.
 
     Raises:
-        InputError: if the cutoffs are not 0 < cutoff < nonzero_loss_cutoff, the width is no positive number, or the
-            distance is another; when called, if an embedding is NaN or infinite.
+        InputError: if the cutoffs are not 0 < cutoff < nonzero_loss_cutoff, the width or the weight is no positive
+            number, or the distance is another; when called, if an embedding is NaN or infinite.
 
     Example:
         >>> labels = torch.tensor([0, 0, 0, 1, 1, 1])
@@ -58,7 +60,12 @@ class DistanceWeightedMiner(BaseMiner):  # type: ignore[misc]
     """
 
     def __init__(
-        self, cutoff: float = 0.5, nonzero_loss_cutoff: float = 1.4, width: int | None = None, **kwargs: Any
+        self,
+        cutoff: float = 0.5,
+        nonzero_loss_cutoff: float = 1.4,
+        width: int | None = None,
+        far_weight: float = 1e-6,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not 0 < cutoff < nonzero_loss_cutoff:
@@ -70,6 +77,11 @@ class DistanceWeightedMiner(BaseMiner):  # type: ignore[misc]
             raise InputError(
                 f"width={width} must be a number of dimensions, or None for those of the embeddings that come"
             )
+        if not 0 < far_weight < math.inf:
+            raise InputError(
+                f"far_weight={far_weight} must be a positive number, for example 1e-12, since an anchor may have no "
+                "other negatives than those out of reach"
+            )
         metric = self.distance
         if not isinstance(metric, LpDistance) or (metric.p, metric.power, metric.normalize_embeddings) != (2, 1, True):
             raise InputError(
@@ -79,6 +91,7 @@ class DistanceWeightedMiner(BaseMiner):  # type: ignore[misc]
         self.cutoff = cutoff
         self.nonzero_loss_cutoff = nonzero_loss_cutoff
         self.width = width
+        self.far_weight = far_weight
         self.add_to_recordable_attributes(list_of_names=["cutoff", "nonzero_loss_cutoff"], is_stat=False)
 
     def mine(
@@ -98,12 +111,13 @@ class DistanceWeightedMiner(BaseMiner):  # type: ignore[misc]
                 self.width or embeddings.shape[1],
                 self.cutoff,
                 self.nonzero_loss_cutoff,
+                self.far_weight,
             )
         return draw_triplets(same_class.fill_diagonal_(False) if alone else same_class, weights)
 
 
 def negative_weights(
-    distances: Tensor, same_class: Tensor, width: int, cutoff: float, nonzero_loss_cutoff: float
+    distances: Tensor, same_class: Tensor, width: int, cutoff: float, nonzero_loss_cutoff: float, far_weight: float
 ) -> Tensor:
     """Return the weight with which each reference is drawn as a negative of each anchor, all shapes (B, R).
 
@@ -112,7 +126,8 @@ def negative_weights(
         same_class: whether they are of one class; the weight is 0 then.
         width: dimensions of the sphere that distances are compared with.
         cutoff: smaller distances count as this one.
-        nonzero_loss_cutoff: from this distance on the weight is ``FAR_WEIGHT``.
+        nonzero_loss_cutoff: from this distance on the weight is ``far_weight``.
+        far_weight: that weight.
     """
     distances = distances.clamp(min=cutoff)
     within = ~same_class & (distances < nonzero_loss_cutoff)
@@ -120,7 +135,7 @@ def negative_weights(
     log_weights = (2 - width) * distances.log() - (width - 3) / 2 * cosine_term.log()
     log_weights = log_weights.masked_fill(~within, 0)
     weights = (log_weights - log_weights.amax(dim=1, keepdim=True)).exp() + LEAST_WEIGHT
-    return weights.masked_fill(~within, FAR_WEIGHT).masked_fill(same_class, 0)
+    return weights.masked_fill(~within, far_weight).masked_fill(same_class, 0)
 
 
 def draw_triplets(positive: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,7 +153,7 @@ def draw_triplets(positive: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Te
     wanted, available = positive.sum(dim=1), negative.sum(dim=1)
     # The first k of a race of exponential times at these rates are k draws without replacement, in their order.
     speeds = (weights / torch.empty_like(weights).exponential_()).masked_fill(~negative, -1)
-    drawn = speeds.topk(int(torch.minimum(wanted, available).max()), dim=1).indices
+    drawn = speeds.topk(int(wanted.max()), dim=1).indices
     start = (torch.rand(len(positive), device=positive.device) * wanted).long()  # the first draw is for any positive
     turn = (positive.cumsum(dim=1)[anchors, positives] + start[anchors]) % wanted[anchors]
     return anchors, positives, drawn[anchors, turn % available[anchors]]
