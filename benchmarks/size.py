@@ -23,11 +23,12 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from divconq_pl.core.division import Division, classes_per_cluster, divide
+from divconq_pl.core.division import Division, divide
 from divconq_pl.core.features import Features
 from divconq_pl.core.kmeans import kmeans
 from divconq_pl.core.row_store import RowStore
 from divconq_pl.core.summary import summarise
+from divconq_pl.core.usable import classes_per_cluster
 
 
 def memory(field: str) -> int:

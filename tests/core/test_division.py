@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import itertools
 import random
-import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
-from typing import Any
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,30 +14,30 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from divconq_pl.core.division import (
-    Division,
-    check_divisible,
-    classes_per_cluster,
-    divide,
-    match,
-    usable_images,
-)
+from divconq_pl.core.division import Division, divide, match
 from divconq_pl.core.kmeans import kmeans
 from divconq_pl.errors import InputError
 
+needs_faiss = pytest.mark.skipif(find_spec("faiss") is None, reason="faiss is an optional dependency")
+both_backends = pytest.mark.parametrize("backend", ["torch", pytest.param("faiss", marks=needs_faiss)])
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 labels_of_images = st.lists(st.sampled_from([0, 1, 2, 7, 40]), min_size=1, max_size=40)
 
 
 class Recorded:
-    """A cluster function that gives prepared answers, the last one for ever, and remembers what it was asked."""
+    """A cluster function that gives prepared answers, the last one for ever, and remembers what it was asked.
+
+    It can start from given centres, and remembers these, too.
+    """
 
     def __init__(self, *answers: Any) -> None:
         self.answers = [torch.as_tensor(answer) for answer in answers]
         self.asked: list[tuple[int, int, int]] = []
+        self.centres: list[Tensor | None] = []
 
-    def __call__(self, features: Tensor, num_clusters: int, *, seed: int) -> Tensor:
+    def __call__(self, features: Tensor, num_clusters: int, *, seed: int, centres: Tensor | None = None) -> Tensor:
         self.asked.append((len(features), num_clusters, seed))
+        self.centres.append(centres)
         return self.answers[min(len(self.asked), len(self.answers)) - 1]
 
 
@@ -248,6 +248,147 @@ def test_images_that_cannot_be_clustered_anew_stay_where_they_are() -> None:
     assert division.depth == 1
 
 
+@pytest.mark.parametrize("start", ["anew", "previous"])
+def test_each_epoch_has_seeds_of_its_own(start: Literal["anew", "previous"]) -> None:
+    cluster = Recorded(UNUSABLE)
+    for epoch in range(3):
+        divide(noise(16, 0), PAIRS, Division(USABLE, 1), 1, cluster=cluster, start=start, seed=7, epoch=epoch)
+    assert len({seed for _, _, seed in cluster.asked}) == len(cluster.asked) == 90
+    assert cluster.asked[0] == (16, 2, 7)
+
+
+def test_the_same_seeds_each_time_are_a_choice() -> None:
+    cluster = Recorded(USABLE)
+    for epoch in range(3):
+        divide(noise(16, 0), PAIRS, Division(USABLE, 1), 1, cluster=cluster, start="same_seed", seed=7, epoch=epoch)
+    assert cluster.asked == [(16, 2, 7)] * 3
+
+
+def test_clusters_may_grow_out_of_the_previous_ones() -> None:
+    """The centres are the means of the present features over the previous clusters; only the first trial has them."""
+    features, cluster = noise(16, 3), Recorded(UNUSABLE, USABLE)
+    division = divide(features, PAIRS, Division(1 - USABLE, 1), 1, cluster=cluster, start="previous", seed=5)
+    assert torch.equal(division.assignment, 1 - USABLE)
+    assert cluster.asked == [(16, 2, 5), (16, 2, 6)]
+    first, second = cluster.centres
+    assert second is None, "it starts anew where that left an unusable cluster"
+    assert torch.allclose(first, torch.stack([features[8:].mean(0), features[:8].mean(0)]))
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_where_there_are_no_previous_clusters_a_clustering_starts_anew(flat: bool) -> None:
+    cluster = Recorded(USABLE)
+    divide(noise(16, 0), PAIRS, Division.undivided(16), 1, cluster=cluster, flat=flat, start="previous")
+    assert cluster.centres == [None]
+
+
+@both_backends
+@pytest.mark.parametrize("whole_classes", [False, True])
+@pytest.mark.parametrize("flat", [False, True])
+def test_on_the_same_features_nothing_moves_from_the_previous_centres_once_converged(
+    backend: str, whole_classes: bool, flat: bool
+) -> None:
+    """Of features without any structure other starts move many images."""
+    features, classes = noise(600, 4, dim=12), torch.arange(600) % 60
+    moved = {}
+    for start in ("previous", "anew"):
+        options: dict[str, Any] = {"start": start, "whole_classes": whole_classes, "flat": flat}
+        cluster = partial(kmeans, backend=backend, iterations=100)
+        division = divide(features, classes, Division.undivided(600), 2, cluster=cluster, **options)
+        for epoch in (2, 4):
+            previous = division
+            division = divide(features, classes, division, 2, cluster=cluster, epoch=epoch, **options)
+        moved[start] = int((division.assignment != previous.assignment).sum())
+    assert moved["previous"] == 0
+    assert moved["anew"] > 60
+
+
+@quick
+@given(any_classes(), st.integers(0, 3), st.booleans(), st.sampled_from(["anew", "same_seed", "previous"]))
+@example(torch.arange(64) % 16, 3, False, "previous")
+@example(torch.arange(4).repeat_interleave(2), 1, False, "anew")
+def test_whole_classes_are_never_cut(
+    classes: Tensor, depth: int, flat: bool, start: Literal["anew", "same_seed", "previous"]
+) -> None:
+    """With usable clusters all the time, whatever the distribution of classes."""
+    assume(is_usable(classes.tolist()))
+    division = Division.undivided(len(classes))
+    for epoch in range(3):
+        division = divide(
+            noise(len(classes), epoch),
+            classes,
+            division,
+            depth,
+            cluster=kmeans,
+            flat=flat,
+            start=start,
+            whole_classes=True,
+            epoch=epoch,
+        )
+        assert division.depth <= depth
+        assert all_usable(division, classes)
+        clusters_of_classes = set(zip(classes.tolist(), division.assignment.tolist(), strict=True))
+        assert len(clusters_of_classes) == len(classes.unique())
+
+
+def test_whole_classes_are_clustered_by_their_means() -> None:
+    features, classes = noise(60, 8), torch.arange(60) % 12 * 5
+    seen = []
+
+    def cluster(rows: Tensor, num_clusters: int, *, seed: int) -> Tensor:
+        seen.append(rows)
+        return torch.arange(len(rows)) % num_clusters
+
+    division = divide(features, classes, Division.undivided(60), 1, cluster=cluster, whole_classes=True)
+    (means,) = seen
+    assert torch.allclose(means, torch.stack([features[classes == c].mean(0) for c in range(0, 60, 5)]), atol=1e-6)
+    assert division.assignment.tolist() == [i % 12 % 2 for i in range(60)]
+
+
+def test_a_class_that_was_cut_before_is_whole_from_the_next_clustering_on() -> None:
+    """Its images are counted where they were when clusters are matched, and centres do not mind."""
+    classes = LEAF % 4 + 4 * (torch.arange(len(TREE)) % 20 // 10)
+    previous = Division(torch.arange(len(TREE)) // 80, 1)
+    division = divide(TREE, classes, previous, 1, cluster=kmeans, start="previous", whole_classes=True)
+    assert len(set(zip(classes.tolist(), division.assignment.tolist(), strict=True))) == 8
+
+
+@quick
+@given(st.lists(st.integers(1, 6), min_size=4, max_size=9), st.integers(0, 99))
+@example([1, 1, 2, 2, 2, 2, 1], 0)
+def test_classes_without_usable_halves_are_cut_between_classes_nearest_to_the_middle(
+    counts: list[int], seed: int
+) -> None:
+    classes = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    features = noise(len(classes), seed)
+    halves = torch.zeros(len(counts), dtype=torch.int64)
+    halves[seed % len(counts)] = 1
+    division = divide(
+        features, classes, Division.undivided(len(classes)), 1, cluster=Recorded(halves), whole_classes=True
+    )
+    means = torch.stack([features[classes == c].mean(0) for c in range(len(counts))])
+    rows, centres = means.double(), [means.double()[halves == half].mean(0) for half in (0, 1)]
+    nearer = [float((row - centres[0]).square().sum() - (row - centres[1]).square().sum()) for row in rows]
+    order = sorted(range(len(counts)), key=nearer.__getitem__)
+    middle = sum(difference <= 0 for difference in nearer)
+    usable = [
+        sum(counts[c] > 1 for c in order[:cut]) >= 2 <= sum(counts[c] > 1 for c in order[cut:])
+        for cut in range(len(counts) + 1)
+    ]
+    cuts = sorted((cut for cut, ok in enumerate(usable) if ok), key=lambda cut: abs(cut - middle))
+    if cuts:
+        assert {c for c, k in zip(classes.tolist(), division.assignment.tolist(), strict=True) if k == 0} == set(
+            order[: cuts[0]]
+        )
+    else:
+        assert division.depth == 0
+
+
+def test_an_unknown_start_is_refused() -> None:
+    with pytest.raises(InputError, match="start='cold' is unknown; choose 'anew', 'same_seed' or 'previous'"):
+        divide(TREE, CLASSES, Division.undivided(len(TREE)), 1, cluster=kmeans, start="cold")  # type: ignore[arg-type]
+
+
 USABLE, UNUSABLE = torch.arange(16) // 8, (torch.arange(16) == 0).long()
 PAIRS = torch.arange(16) % 4
 
@@ -297,48 +438,3 @@ def test_a_cluster_without_usable_halves_is_cut_nearest_to_the_middle(labels: li
         assert {i for i, k in enumerate(division.assignment.tolist()) if k == 0} == set(order[: cuts[0]])
     else:
         assert division.depth == 0
-
-
-@quick
-@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([3, 4, 9])), max_size=30))
-def test_an_image_is_usable_with_another_of_its_class_in_its_cluster(pairs: list[tuple[int, int]]) -> None:
-    assume(pairs)
-    assignment, labels = torch.tensor(pairs).T
-    assert usable_images(assignment, labels).tolist() == [pairs.count(pair) > 1 for pair in pairs]
-    expected = [sum(pairs.count((k, c)) > 1 for c in (3, 4, 9)) for k in range(4)]
-    assert classes_per_cluster(assignment, labels, 4).tolist() == expected
-
-
-@cache
-def is_divisible(pairs: tuple[int, ...], num_clusters: int) -> bool:
-    """Search all ways to give each cluster two classes, with ``pairs`` pairs of images in each class."""
-    if num_clusters == 0:
-        return True
-    return any(
-        is_divisible(tuple(sorted(n - (c in chosen) for c, n in enumerate(pairs))), num_clusters - 1)
-        for chosen in itertools.combinations(range(len(pairs)), 2)
-        if all(pairs[c] for c in chosen)
-    )
-
-
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(0, 3))
-@example([100, 2, 2], 2)
-@example([4, 4], 1)
-def test_labels_are_refused_exactly_if_no_division_exists(counts: list[int], depth: int) -> None:
-    labels = torch.tensor([3 * c for c, n in enumerate(counts) for _ in range(n)])
-    pairs = tuple(sorted(min(n // 2, 8) for n in counts))
-    if is_divisible(pairs, 2**depth):
-        check_divisible(labels, 2**depth)
-        return
-    with pytest.raises(InputError, match=f"{len(labels)} images of {len(counts)} classes") as refused:
-        check_divisible(labels, 2**depth)
-    advice = re.search(r"split_depth=(\d+)", str(refused.value))
-    if advice is None:
-        assert not is_divisible(pairs, 1)
-        assert re.search(rf"\b{sum(n > 1 for n in counts)} of them with two or more", str(refused.value))
-    else:
-        assert is_divisible(pairs, 2 ** int(advice[1])), "what is advised works"
-        assert not is_divisible(pairs, 2 ** (int(advice[1]) + 1)), "and no more would"
-        check_divisible(labels, 2 ** int(advice[1]))
-    assert "  " not in str(refused.value), "a sentence with a hole in it"

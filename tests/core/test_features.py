@@ -18,9 +18,11 @@ from torch.utils.data import TensorDataset
 
 from divconq_pl import InputError
 from divconq_pl.core import kmeans as clustering
+from divconq_pl.core.clustering import choose_clustering, cluster_randomly
 from divconq_pl.core.division import Division, divide
 from divconq_pl.core.features import Features, on_whole
-from divconq_pl.core.kmeans import chosen, kmeans
+from divconq_pl.core.kmeans import kmeans
+from divconq_pl.core.units import average_classes
 from divconq_pl.lightning.feature_pass import _refuse_bad
 
 
@@ -130,6 +132,67 @@ def test_divisions_do_not_depend_on_it_either(size: int, world_size: int, depth:
         assert torch.equal(result.assignment, expected.assignment)
 
 
+@quick
+@given(st.integers(24, 60), worlds, st.booleans(), st.sampled_from(["anew", "same_seed", "previous"]))
+def test_nor_does_where_they_start_or_whether_classes_are_whole(
+    size: int, world_size: int, whole_classes: bool, start: Any
+) -> None:
+    """Whole numbers divided by a power of two, as the classes have 4 images each: no sum is rounded."""
+    size -= size % 4
+    rows, classes = grid(size, 3, size), torch.arange(size) % (size // 4)
+    previous = Division(torch.arange(size) % (size // 4) % 2, 1)
+    options: dict[str, Any] = {"cluster": partial(kmeans, backend="torch", restarts=1), "seed": 3, "epoch": 2}
+    options |= {"start": start, "whole_classes": whole_classes}
+    expected = divide(rows, classes, previous, 2, **options)
+    for result in on_each(rows, world_size, lambda f: divide(f, classes, previous, 2, **options)):
+        assert result.depth == expected.depth
+        assert torch.equal(result.assignment, expected.assignment)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("backend", ["torch", "faiss"])
+def test_processes_start_from_the_same_centres(backend: str, world_size: int) -> None:
+    pytest.importorskip("faiss")
+    rows, group = blobs(300, 4)
+    centres = torch.stack([rows[group == k].mean(0) for k in (3, 1, 0, 2)])
+    found = same_on_each(
+        rows, world_size, lambda f: kmeans(f, 4, seed=0, backend=backend, centres=centres + 0.001 * f.rank)
+    )
+    assert torch.equal(torch.tensor([3, 1, 0, 2])[found], group)
+
+
+@quick
+@given(sizes, worlds, st.integers(1, 9))
+def test_classes_are_averaged_over_all_processes(size: int, world_size: int, num_classes: int) -> None:
+    rows, classes = grid(size, 3, size), torch.arange(size) % num_classes
+    present = min(size, num_classes)
+    expected = torch.stack([rows[classes == c].mean(0) for c in range(present)])
+    means = same_on_each(rows, world_size, lambda f: average_classes(f, classes, present).whole())
+    assert torch.allclose(means, expected)
+    part = torch.arange(0, size, 2)
+    of_part = torch.unique(classes[part], return_inverse=True)[1]
+    expected = torch.stack([rows[part][of_part == c].mean(0) for c in range(int(of_part.max()) + 1)])
+    means = same_on_each(
+        rows.half(), world_size, lambda f: average_classes(f.subset(part), of_part, len(expected)).whole()
+    )
+    assert torch.allclose(means, expected)
+
+
+def test_classes_are_averaged_over_many_blocks() -> None:
+    rows, classes = grid(5000, 3, 0), torch.arange(5000) % 700
+    expected = torch.stack([rows[classes == c].mean(0) for c in range(700)])
+    assert torch.allclose(average_classes(Features(rows), classes, 700).whole(), expected)
+
+
+def test_random_clusters_are_the_same_on_all_processes() -> None:
+    rows, classes = grid(60, 3, 0), torch.arange(60) % 5
+    division = same_on_each(
+        rows, 3, lambda f: divide(f, classes, Division.undivided(60), 2, cluster=cluster_randomly, seed=4).assignment
+    )
+    alone = divide(Features(rows), classes, Division.undivided(60), 2, cluster=cluster_randomly, seed=4)
+    assert torch.equal(division, alone.assignment)
+
+
 @pytest.mark.parametrize("backend", ["torch", "faiss"])
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_beyond_max_rows_centroids_come_from_a_sample_and_every_row_gets_the_nearest(
@@ -172,12 +235,12 @@ def test_a_function_of_ones_own_gets_all_rows_on_process_0_alone() -> None:
         calls.append((features, num_clusters, seed))
         return torch.arange(len(features)) % num_clusters
 
-    assignment = same_on_each(rows, 3, lambda f: chosen(cluster)(f.subset(torch.arange(1, 11)), 3, seed=5))
+    assignment = same_on_each(rows, 3, lambda f: choose_clustering(cluster)(f.subset(torch.arange(1, 11)), 3, seed=5))
     assert assignment.tolist() == [i % 3 for i in range(10)]
     ((features, num_clusters, seed),) = calls
     assert (num_clusters, seed) == (3, 5)
     assert torch.equal(features, rows[1:])
-    assert chosen(own := partial(kmeans, max_rows=7)) is own, "k-means works on the rows where they are"
+    assert choose_clustering(own := partial(kmeans, max_rows=7)) is own, "k-means works on the rows where they are"
 
 
 def test_what_goes_wrong_in_it_stops_all_processes() -> None:
@@ -247,6 +310,8 @@ def _results(features: Tensor | Features) -> dict[str, Tensor]:
     return {
         "tree": tree,
         "again": divide(features, classes, Division(tree, 2), 2, cluster=cluster, seed=30).assignment,
+        "from there": divide(features, classes, Division(tree, 2), 2, cluster=cluster, start="previous").assignment,
+        "whole": divide(features, torch.arange(401) % 40, undivided, 2, cluster=cluster, whole_classes=True).assignment,
         "sampled": cluster(features, 2, seed=3, max_rows=1),
         "faiss": kmeans(features, 2, seed=3, backend="faiss"),
     }

@@ -177,6 +177,36 @@ def test_block_size_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch, 
     assert torch.equal(kmeans(features, 3, seed=0, backend="torch"), expected)
 
 
+@both_backends
+def test_given_centres_are_where_the_clusters_grow_from(backend: str) -> None:
+    features, truth = blobs([40, 30, 20, 10])
+    centres = torch.stack([features[truth == k].mean(0) for k in (2, 0, 3, 1)])
+    assignment = kmeans(features, 4, seed=0, backend=backend, centres=centres + 0.1)
+    assert np.array_equal(np.array([2, 0, 3, 1])[assignment.numpy()], truth)
+
+
+@both_backends
+def test_from_the_centres_of_what_it_found_it_finds_the_same(backend: str) -> None:
+    features = noise(800, 20)
+    found = kmeans(features, 8, seed=7, backend=backend, iterations=300)
+    centres = torch.stack([features[found == k].mean(0) for k in range(8)])
+    assert torch.equal(kmeans(features, 8, seed=99, backend=backend, centres=centres), found)
+    assert torch.equal(kmeans(features, 8, seed=99, backend=backend, centres=centres.double()), found)
+
+
+@both_backends
+def test_no_cluster_is_empty_from_given_centres_either(backend: str) -> None:
+    features = noise(60, 3)
+    centres = torch.tensor([[0.0, 0.0, 0.0], [90.0, 0.0, 0.0], [0.0, 90.0, 0.0]])
+    assert kmeans(features, 3, seed=0, backend=backend, centres=centres).bincount(minlength=3).min() >= 1
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(2, 6), torch.zeros(4, 5), torch.full((4, 6), float("nan"))])
+def test_centres_that_cannot_be_started_from_are_refused(bad: Tensor) -> None:
+    with pytest.raises(InputError, match=r"must be 4 finite rows, one for each cluster, of 6 numbers"):
+        kmeans(noise(20, 6), 4, seed=0, centres=bad)
+
+
 def test_auto_falls_back_to_torch_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
     features = noise(200, 6)
     monkeypatch.setitem(sys.modules, "faiss", None)

@@ -57,16 +57,28 @@ batches = st.tuples(st.integers(2, 5), st.integers(2, 5)).map(lambda p_m: (p_m[0
 
 
 @quick
-@given(clusters, batches, st.sampled_from(["proportional", "equal"]), st.integers(0, 99), st.integers(1, 3))
-@example([[100, 2], [2, 2, 1]], (4, 2), "equal", 0, 1)
+@given(
+    clusters,
+    batches,
+    st.sampled_from(["proportional", "equal"]),
+    st.sampled_from(["images", "classes"]),
+    st.integers(0, 99),
+    st.integers(1, 3),
+)
+@example([[100, 2], [2, 2, 1]], (4, 2), "equal", "images", 0, 1)
 def test_every_batch_can_be_learned_from(
-    sizes: Sizes, batch: tuple[int, int], allotment: Literal["proportional", "equal"], seed: int, world_size: int
+    sizes: Sizes,
+    batch: tuple[int, int],
+    allotment: Literal["proportional", "equal"],
+    draw_: Literal["images", "classes"],
+    seed: int,
+    world_size: int,
 ) -> None:
     """One cluster, two classes, a positive pair, no lone image, and images in turn: whatever the clusters are like."""
     batch_size, images_per_class = batch
     assignment, labels = images(sizes)
     ranks = [
-        make(sizes, *batch, length=8, allotment=allotment, seed=seed, rank=rank, world_size=world_size)
+        make(sizes, *batch, length=8, allotment=allotment, draw=draw_, seed=seed, rank=rank, world_size=world_size)
         for rank in range(world_size)
     ]
     times_drawn: Counter[int] = Counter()
@@ -305,6 +317,29 @@ def test_a_copy_goes_on_by_itself(duplicate: Any) -> None:
     assert draw(sampler, [2, 3]) == reference[2:]
 
 
+def test_classes_may_come_equally_often_whatever_their_sizes() -> None:
+    """In images drawn a class of 40 comes ten times as often as one of 4; in classes, as often."""
+    sizes = [40, 40, 4, 4, 4, 4, 3, 2]
+    labels = images([sizes])[1]
+    times = {}
+    for what in ("images", "classes"):
+        sampler = make([sizes], 8, 4, length=400, draw=what)
+        times[what] = Counter(c for batch in sampler for c in set(labels[batch].tolist()))
+    assert max(times["classes"].values()) < 1.25 * min(times["classes"].values()), (
+        "but for classes cut short at the end"
+    )
+    for c, n in zip(range(5, 29, 3), sizes, strict=True):
+        assert n == 2 or times["images"][c] / times["images"][5] == pytest.approx(n / 40, rel=0.25)
+
+
+def test_classes_drawn_equally_often_meet_other_classes_each_time_and_show_all_their_images() -> None:
+    labels = images([[20, 16, 12, 8, 8, 8]])[1]
+    sampler = make([[20, 16, 12, 8, 8, 8]], 8, 4, length=60, draw="classes")
+    drawn = list(sampler)
+    assert {i for batch in drawn for i in batch} == set(range(72))
+    assert len({frozenset(labels[batch].tolist()) for batch in drawn}) == 15, "all pairs of classes"
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_data_loader_takes_it_as_batch_sampler(num_workers: int) -> None:
     assignment, labels = images(BALANCED)
@@ -350,6 +385,8 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         make(BALANCED, images_per_class=1)
     with pytest.raises(InputError, match="epoch of 2 batches cannot serve 3 learners"):
         make(BALANCED, length=2)
+    with pytest.raises(InputError, match=r"draw='all'.*'images' or 'classes'"):
+        make(BALANCED, draw="all")
     with pytest.raises(InputError, match=r"'fair'.*'proportional' or 'equal'"):
         make(BALANCED, allotment="fair")
     with pytest.raises(InputError, match="cluster 1 has 1 classes with two or more images"):

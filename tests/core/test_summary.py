@@ -59,6 +59,11 @@ def test_a_summary_counts_what_a_loop_would(drawn: list[tuple[int, int, int]], d
     assert summary["parents"] == [k // 2**splits for k in range(num_clusters)]
     assert summary["left_out"] == sum(n for n in groups.values() if n == 1)
     assert summary["moved"] == sum(a != b for a, b in zip(origin, was, strict=True))
+    assert summary["classes_per_cluster"] == pytest.approx(sum(summary["classes"]) / num_clusters)
+    assert summary["nmi_classes"] == pytest.approx(slow_nmi(now, labels), abs=1e-9)
+    positive = [(i, j) for i, j in combinations(range(len(labels)), 2) if labels[i] == labels[j]]
+    kept = [now[i] == now[j] for i, j in positive]
+    assert summary["pairs_kept"] == (sum(kept) / len(kept) if kept else None)
     if depth == 0:
         assert summary["nmi"] is None
         assert summary["ari"] is None
@@ -73,6 +78,17 @@ def test_a_division_that_only_splits_agrees_with_the_last_one() -> None:
         Division(2 * previous.assignment + torch.arange(16) // 8, 2), previous, torch.arange(16) % 4, epoch=2
     )
     assert (summary["moved"], summary["nmi"], summary["ari"]) == (0, pytest.approx(1.0), pytest.approx(1.0))
+
+
+def test_whole_classes_keep_all_pairs_and_say_as_much_of_the_clusters_as_can_be_said() -> None:
+    labels = torch.arange(32) % 8
+    undivided = Division.undivided(32)
+    whole = summarise(Division(labels // 4, 1), undivided, labels, epoch=2)
+    assert (whole["pairs_kept"], whole["classes_per_cluster"]) == (1.0, 4.0)
+    assert whole["nmi_classes"] == pytest.approx(slow_nmi((labels // 4).tolist(), labels.tolist()))
+    cut = summarise(Division(torch.arange(32) // 16, 1), undivided, labels, epoch=2)
+    assert (cut["pairs_kept"], cut["classes_per_cluster"]) == (pytest.approx(2 / 6), 8.0), "2 of 4 images in each"
+    assert cut["nmi_classes"] == pytest.approx(0)
 
 
 def test_a_summary_can_be_kept_in_a_checkpoint() -> None:
@@ -94,6 +110,11 @@ def test_a_division_in_one_line() -> None:
         "division 3 | epoch 6 | 2 clusters: 41 38 images, 9 8 classes | 5 images moved, 1 lone image left out, NMI 0.87"
         " | features 61 s, k-means 2.3 s, rest 0.01 s"
     )
+
+
+def test_the_line_says_how_many_positive_pairs_are_kept() -> None:
+    summary = {"epoch": 6, "sizes": [41, 38], "classes": [9, 8], "moved": 5, "nmi": 0.87, "pairs_kept": 0.7849}
+    assert division_line(summary).endswith("| 5 images moved, NMI 0.87, 78 % of positive pairs kept")
 
 
 def test_what_there_is_nothing_to_say_about_is_left_out_of_the_line() -> None:

@@ -1,8 +1,7 @@
-"""Who is in which cluster: match a clustering with the last one, split it, keep it usable."""
+"""Who is in which cluster: match a clustering with the last one, and split it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,16 +9,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from divconq_pl.core.clustering import Cluster, Start, check_start
 from divconq_pl.core.features import Features, on_whole
-from divconq_pl.errors import InputError
-
-TRIALS = 30
-"""How often a clustering is repeated until every cluster can give batches (as in the authors' code)."""
-
-Cluster = Callable[..., Tensor]
-"""``cluster(features, num_clusters, seed=...)`` gives the cluster of each row, like :func:`.clustering.kmeans`."""
-
-Trials = Callable[[Features, Tensor, int], tuple[Tensor, bool]]
+from divconq_pl.core.splitting import TRIALS, cluster_until_usable, split
+from divconq_pl.core.units import Units
 
 
 @dataclass(frozen=True)
@@ -57,7 +50,10 @@ def divide(
     *,
     cluster: Cluster,
     flat: bool = False,
+    start: Start = "anew",
+    whole_classes: bool = False,
     seed: int = 0,
+    epoch: int = 0,
 ) -> Division:
     """Divide the images anew: cluster, match with the previous division, split down to ``depth``.
 
@@ -72,31 +68,49 @@ def divide(
         labels: classes of the images, shape (N,).
         previous: the division so far.
         depth: depth to reach.
-        cluster: k-means, see :data:`Cluster`; it gets a tensor if ``features`` are one, otherwise :class:`.Features`.
+        cluster: k-means, see :data:`.Cluster`; it gets a tensor if ``features`` are one, otherwise :class:`.Features`.
         flat: make all clusters at once.
-        seed: seed of the first trial.
+        start: where the clustering starts. ``"anew"``: with other seeds in each epoch; ``"same_seed"``: with the same
+            ones, as in the authors' code; ``"previous"``: at the centres that the previous clusters have in the present
+            features, and with other seeds only where that leaves an unusable cluster. Splits always use seeds.
+        whole_classes: cluster the means of the classes instead of the images, so that no class is cut.
+        seed: seed of all divisions.
+        epoch: the epoch that begins with this division.
 
     Returns:
         The new division. It is shallower than ``depth`` where the data cannot be split so far, and has the previous
         assignment where they cannot be clustered anew.
+
+    Raises:
+        InputError: if ``start`` is unknown.
     """
+    check_start(start)
     if isinstance(features, Tensor):
         features, cluster = Features(features), on_whole(cluster)
     classes = torch.unique(labels, return_inverse=True)[1]
-    trials = partial(_cluster_until_usable, cluster=cluster, seed=seed)
+    units_of = Units.of_classes if whole_classes else Units.of_images
+    first_seed = seed if start == "same_seed" else seed + TRIALS * epoch
+    trials = partial(cluster_until_usable, cluster=cluster, seed=first_seed)
+
     if flat and previous.depth < depth:
-        assignment, usable = trials(features, classes, 2**depth)
-        return Division(assignment, depth) if usable else previous
+        units = units_of(features, classes)
+        assignment, usable = trials(units, 2**depth)
+        return Division(assignment[units.unit_of], depth) if usable else previous
+
     division = previous
     if previous.depth:
-        assignment, usable = trials(features, classes, previous.num_clusters)
+        units, num_clusters = units_of(features, classes), previous.num_clusters
+        centres = units.find_centres(previous.assignment, num_clusters) if start == "previous" else None
+        assignment, usable = trials(units, num_clusters, centres=centres)
         if usable:
-            division = Division(match(assignment, previous.assignment, previous.num_clusters), previous.depth)
+            renamed = match(assignment[units.unit_of], previous.assignment, num_clusters)
+            division = Division(renamed, previous.depth)
+
     while division.depth < depth:
         halves = torch.zeros_like(division.assignment)
         for k in range(division.num_clusters):
             members = torch.nonzero(division.assignment == k).squeeze(1)
-            half = split(features.subset(members), classes[members], trials)
+            half = split(units_of(features.subset(members), classes[members]), trials)
             if half is None:
                 return division
             halves[members] = half
@@ -128,123 +142,3 @@ def match(new: Tensor, old: Tensor, num_clusters: int) -> Tensor:
     renamed = torch.empty(num_clusters, dtype=torch.int64)
     renamed[torch.from_numpy(rows)] = torch.from_numpy(names)
     return renamed[new]
-
-
-@torch.no_grad()
-def split(features: Features, classes: Tensor, trials: Trials) -> Tensor | None:
-    """Split a cluster in two by 2-means.
-
-    Where no trial gives two usable halves, the images are ordered by how much nearer they lie to one centre than to the
-    other, and cut at the usable place nearest to the boundary of 2-means.
-
-    Args:
-        features: features of the cluster's images, shape (n, D).
-        classes: their classes, shape (n,).
-        trials: clusters the features, and tells whether the clusters are usable.
-
-    Returns:
-        0 or 1 for each image, shape (n,); None if no cut leaves two usable halves.
-    """
-    if len(features) < 8:
-        return None
-    halves, usable = trials(features, classes, 2)
-    if usable:
-        return halves
-    with torch.autocast(features.device.type, enabled=False):
-        centres = features.means(features.share(halves), 2)
-        axis = centres[1] - centres[0]
-        towards_one = features.gathered(torch.cat([block @ axis for block in features.blocks()]))
-    order = torch.argsort(towards_one)
-    first = _usable_from(classes[order])
-    last = len(order) - _usable_from(classes[order].flip(0))
-    if first > last:
-        return None
-    boundary = float(centres[1] @ centres[1] - centres[0] @ centres[0]) / 2
-    cut = min(max(int((towards_one <= boundary).sum()), first), last)
-    halves = torch.zeros_like(halves)
-    halves[order[cut:]] = 1
-    return halves
-
-
-def _usable_from(classes: Tensor) -> int:
-    """Return how many of the first images it takes to hold two classes twice (more than all if none suffice)."""
-    by_class = torch.argsort(classes, stable=True)
-    counts = torch.unique(classes, return_counts=True)[1]
-    starts = counts.cumsum(0) - counts
-    seconds = by_class[starts[counts > 1] + 1].sort().values
-    return int(seconds[1]) + 1 if len(seconds) > 1 else len(classes) + 1
-
-
-def usable_images(assignment: Tensor, labels: Tensor) -> Tensor:
-    """Tell which images share their cluster with another one of their class; a lone image has no positive.
-
-    Args:
-        assignment: cluster of each image, shape (N,).
-        labels: class of each image, shape (N,).
-
-    Returns:
-        A mask, bool, shape (N,).
-
-    Example:
-        >>> usable_images(torch.tensor([0, 0, 1]), torch.tensor([5, 5, 5]))
-        tensor([ True,  True, False])
-    """
-    class_of, num_classes = _numbered(labels)
-    group = assignment * num_classes + class_of
-    return torch.bincount(group)[group] > 1
-
-
-def classes_per_cluster(assignment: Tensor, labels: Tensor, num_clusters: int) -> Tensor:
-    """Count the classes with at least two images in each cluster, shape (K,); a cluster is usable with two of them."""
-    class_of, num_classes = _numbered(labels)
-    counts = torch.bincount(assignment * num_classes + class_of, minlength=num_clusters * num_classes)
-    return (counts.view(num_clusters, num_classes) > 1).sum(dim=1)
-
-
-def _numbered(labels: Tensor) -> tuple[Tensor, int]:
-    """Return classes from 0 on, and a number that is above all of them; sorted only if they are not so already."""
-    if len(labels) and int(labels.min()) >= 0 and int(labels.max()) < 2 * len(labels):
-        return labels, int(labels.max()) + 1
-    classes, class_of = torch.unique(labels, return_inverse=True)
-    return class_of, len(classes)
-
-
-def check_divisible(labels: Tensor, num_clusters: int) -> None:
-    """Refuse labels that no division into ``num_clusters`` usable clusters exists for.
-
-    Each cluster needs two classes with two images each.
-
-    Raises:
-        InputError: with the counts, and the split depth that would work.
-    """
-    counts = torch.unique(labels, return_counts=True)[1]
-
-    def enough(clusters: int) -> bool:
-        return int(torch.clamp(counts // 2, max=clusters).sum()) >= 2 * clusters
-
-    if not enough(1):
-        several = int((counts > 1).sum())
-        raise InputError(
-            f"{len(labels)} images of {len(counts)} classes, {several} of them with two or more images; "
-            "two such classes are needed to form positive and negative pairs"
-        )
-    if not enough(num_clusters):
-        depth = max(d for d in range(num_clusters.bit_length()) if enough(2**d))
-        raise InputError(
-            f"{len(labels)} images of {len(counts)} classes cannot be divided into {num_clusters} clusters of at least "
-            f"two classes with two images each; use split_depth={depth} or less"
-        )
-
-
-def _cluster_until_usable(
-    features: Features, classes: Tensor, num_clusters: int, *, cluster: Cluster, seed: int
-) -> tuple[Tensor, bool]:
-    """Cluster with one seed after another until every cluster can give batches; tell whether that was reached."""
-    assignment = torch.zeros(len(classes), dtype=torch.int64)
-    if len(classes) < 4 * num_clusters:
-        return assignment, False
-    for trial in range(TRIALS):
-        assignment = cluster(features, num_clusters, seed=seed + trial)
-        if bool((classes_per_cluster(assignment, classes, num_clusters) >= 2).all()):
-            return assignment, True
-    return assignment, False

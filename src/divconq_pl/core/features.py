@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -187,22 +188,23 @@ def on_whole(cluster: Callable[..., Tensor]) -> Callable[..., Tensor]:
     other way to serve a function that wants to see them all.
 
     Args:
-        cluster: ``cluster(features, num_clusters, seed=...)`` gives the cluster of each row of a tensor (N, D).
+        cluster: ``cluster(features, num_clusters, seed=...)`` gives the cluster of each row of a tensor (N, D). Further
+            arguments are handed on to it.
 
     Returns:
         A function of the same arguments that takes :class:`Features`. It raises InputError where ``cluster`` does not
         give one cluster for each row, and on all processes where it raises on process 0.
     """
 
-    def cluster_features(features: Features, num_clusters: int, *, seed: int) -> Tensor:
+    def cluster_features(features: Features, num_clusters: int, **options: Any) -> Tensor:
         rows = features.whole()
         if features.world_size == 1:
-            return _checked(cluster(rows, num_clusters, seed=seed), len(features), num_clusters)
+            return _checked(cluster(rows, num_clusters, **options), len(features), num_clusters)
         assignment = torch.zeros(len(features), dtype=torch.int64)
         failure: Exception | None = None
         if features.rank == 0:
             try:
-                assignment = _checked(cluster(rows, num_clusters, seed=seed), len(features), num_clusters)
+                assignment = _checked(cluster(rows, num_clusters, **options), len(features), num_clusters)
             except Exception as error:
                 failure = error  # the other processes wait for word
         failed = features.total(torch.tensor([int(failure is not None)], device=features.device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -29,13 +29,14 @@ def kmeans(
     iterations: int = 20,
     restarts: int = 3,
     max_rows: int = 2**17,
+    centres: Tensor | None = None,
 ) -> Tensor:
     """Assign every row of ``features`` to one of ``num_clusters`` clusters, none of them empty.
 
-    Both backends begin every restart with k-means++ and keep the restart with the lowest inertia. The same seed gives
-    the same assignment; no global random state is read or moved. Beyond ``max_rows`` rows the centroids are found on a
-    sample, spread evenly over the rows, and every row then goes to the nearest one: beside the features and the
-    assignment, only the sample takes memory.
+    Both backends begin every restart with k-means++ and keep the restart with the lowest inertia; given ``centres``,
+    they begin with these, once. The same seed gives the same assignment; no global random state is read or moved.
+    Beyond ``max_rows`` rows the centroids are found on a sample, spread evenly over the rows, and every row then goes
+    to the nearest one: beside the features and the assignment, only the sample takes memory.
 
     Where several processes share the features, torch reduces sums, counts and inertia over them. Starts and samples are
     drawn from the rows of all, so the assignment does not depend on how many processes there are, up to the order of
@@ -52,12 +53,14 @@ def kmeans(
         iterations: most Lloyd iterations in one restart; it stops early when the assignment no longer changes.
         restarts: number of starts.
         max_rows: most rows to find the centroids on, though at least 128 for each cluster.
+        centres: (K, D), centroids to start from, the same on all processes; cluster k grows out of row k.
 
     Returns:
         (N,) int64 on the CPU, cluster of every row, each of 0 .. K-1 at least once.
 
     Raises:
-        InputError: fewer rows than clusters, features that are not finite, or a backend that is not installed.
+        InputError: fewer rows than clusters, features or centres that are not finite, centres of another shape, or a
+            backend that is not installed.
 
     Example:
         >>> features = torch.tensor([[0.0, 0.1], [5.0, 5.0], [0.1, 0.0], [5.1, 5.0]])
@@ -68,6 +71,8 @@ def kmeans(
     if isinstance(features, Tensor):
         _check_finite(features := Features(features))
     _check_arguments(features, num_clusters, backend, iterations, restarts, max_rows)
+    if centres is not None:
+        _check_centres(centres, num_clusters, features.width)
     if num_clusters == 1:
         return torch.zeros(len(features), dtype=torch.int64)
     faiss = None
@@ -75,12 +80,14 @@ def kmeans(
         faiss = _find_faiss(features.device, required=backend == "faiss")
     if faiss is not None and features.world_size > 1:
         alone = partial(kmeans, backend=backend, iterations=iterations, restarts=restarts, max_rows=max_rows)
-        return on_whole(alone)(features, num_clusters, seed=seed)
+        return on_whole(alone)(features, num_clusters, seed=seed, centres=centres)
     generator = torch.Generator().manual_seed(seed)
     # Inside an autocast region the products would be rounded to half precision, and distances with them.
     with torch.autocast(features.device.type, enabled=False):
         sample = _sample(features, max(max_rows, _START_ROWS_PER_CLUSTER * num_clusters), generator).in_memory()
-        starts = (_plus_plus_start(sample, num_clusters, generator) for _ in range(restarts))
+        starts: Iterator[Tensor] = (_plus_plus_start(sample, num_clusters, generator) for _ in range(restarts))
+        if centres is not None:
+            starts = iter([features.agreed(centres.to(features.device).float())])
         if faiss is None:
             norms = _norms(sample)
             centroids = _best(_lloyd(sample, norms, start, iterations) for start in starts)
@@ -91,22 +98,6 @@ def kmeans(
             found = _nearest_faiss(solver, features, centroids)
         assignment, _ = _fill_empty_of_all(features, *found, num_clusters)
         return features.gathered(assignment.int()).long()
-
-
-def chosen(clustering: Backend | Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return the clustering of :class:`.Features` that a user chose: a backend's name, or a function.
-
-    ``kmeans`` itself, also with options (``partial(kmeans, max_rows=...)``), works on the features where they are; any
-    other function gets them as a plain tensor, see :func:`.on_whole`.
-
-    Raises:
-        InputError: if the name is unknown.
-    """
-    if isinstance(clustering, str):
-        _check_backend(clustering)
-        return partial(kmeans, backend=clustering)
-    innermost = clustering.func if isinstance(clustering, partial) else clustering
-    return clustering if innermost is kmeans else on_whole(clustering)
 
 
 def _check_arguments(
@@ -122,12 +113,16 @@ def _check_arguments(
             f"{len(features)} images cannot fill {num_clusters} clusters: use at most {len(features)} clusters "
             "(a smaller split depth) or more images."
         )
-    _check_backend(backend)
-
-
-def _check_backend(backend: str) -> None:
     if backend not in get_args(Backend):
         raise InputError(f"Unknown clustering backend {backend!r}: use 'auto', 'faiss' or 'torch'.")
+
+
+def _check_centres(centres: Tensor, num_clusters: int, width: int) -> None:
+    if centres.shape != (num_clusters, width) or not centres.isfinite().all():
+        raise InputError(
+            f"the centres to start from, of shape {tuple(centres.shape)}, must be {num_clusters} finite rows, one for "
+            f"each cluster, of {width} numbers."
+        )
 
 
 def _check_finite(features: Features) -> None:

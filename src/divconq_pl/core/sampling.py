@@ -15,6 +15,8 @@ from divconq_pl.errors import InputError
 
 Allotment = Literal["proportional", "equal"]
 
+Draw = Literal["images", "classes"]
+
 
 class ClusterBatchSampler(Sampler[list[int]]):
     """Draw every batch from a single cluster, as P classes x M images, with the learners interleaved.
@@ -25,7 +27,8 @@ class ClusterBatchSampler(Sampler[list[int]]):
     - a class comes at most once in a batch, with ``images_per_class`` images (fewer if it has fewer in the cluster,
       more if the cluster has too few classes to fill the batch otherwise);
     - no image is drawn again before its class in that cluster has been through, and classes are drawn in proportion
-      to their size: two passes over a cluster show each of its images, unless a class makes up more than 2/P of it;
+      to their size: two passes over a cluster show each of its images, unless a class makes up more than 2/P of it
+      (or classes are drawn equally often, with ``draw="classes"``);
     - no image is twice in a batch, unless the cluster has fewer images than the batch.
 
     An image that is the only one of its class in its cluster cannot form a positive pair and is left out.
@@ -38,6 +41,8 @@ class ClusterBatchSampler(Sampler[list[int]]):
         length: batches per epoch; by default as many as the usable images fill.
         allotment: batches a cluster gets: ``"proportional"`` to its size (at least one) or ``"equal"`` for all, as in
             the authors' code.
+        draw: what comes equally often within a cluster: its ``"images"``, or its ``"classes"`` whatever their sizes, as
+            in the authors' code; then the images of large classes come more rarely.
         seed: seed of all random choices.
         first_epoch: epoch in which the batches start, that of the division.
         rank: index of this process.
@@ -64,6 +69,7 @@ class ClusterBatchSampler(Sampler[list[int]]):
         images_per_class: int = 4,
         length: int | None = None,
         allotment: Allotment = "proportional",
+        draw: Draw = "images",
         seed: int = 0,
         first_epoch: int = 0,
         rank: int = 0,
@@ -72,9 +78,12 @@ class ClusterBatchSampler(Sampler[list[int]]):
         check_batch(batch_size, images_per_class)
         if allotment not in ("proportional", "equal"):
             raise InputError(f"allotment={allotment!r} is unknown; choose 'proportional' or 'equal'")
+        if draw not in ("images", "classes"):
+            raise InputError(f"draw={draw!r} is unknown; choose 'images' or 'classes'")
         self.batch_size = batch_size
         self.first_epoch = first_epoch
         self._images_per_class = images_per_class
+        self._draw: Draw = draw
         self._seed = seed
         self._rank, self._world_size = rank, world_size
         self._clusters = _images_by_class(assignment, labels, torch.Generator().manual_seed(seed))
@@ -145,6 +154,7 @@ class ClusterBatchSampler(Sampler[list[int]]):
                 self._images_per_class,
                 random.Random(f"{self._seed} cluster {k}"),
                 self._world_size,
+                self._draw,
             )
             for k, classes in enumerate(self._clusters)
         ]
@@ -227,6 +237,7 @@ class ClusterStream:
         images_per_class: images of a class in a batch.
         rng: source of random numbers.
         world_size: number of processes, for each of which a batch is drawn.
+        draw: ``"images"``, as above, or ``"classes"``: each class is due as often as any other.
     """
 
     def __init__(
@@ -236,16 +247,19 @@ class ClusterStream:
         images_per_class: int,
         rng: random.Random,
         world_size: int = 1,
+        draw: Draw = "images",
     ) -> None:
         self._classes = classes
         self._batch_size = batch_size
         self._world_size = world_size
         self._rng = rng
         self._shares = _shares([len(images) for images in classes], batch_size, images_per_class)
+        # How many images of a class are due in one unit of time.
+        self._rates = [len(images) for images in classes] if draw == "images" else self._shares
         self._drawn = [0] * len(classes)
         self._due = [
-            (rng.random() * share / len(images), c)
-            for c, (share, images) in enumerate(zip(self._shares, classes, strict=True))
+            (rng.random() * share / rate, c)
+            for c, (share, rate) in enumerate(zip(self._shares, self._rates, strict=True))
         ]
         heapify(self._due)
 
@@ -276,7 +290,7 @@ class ClusterStream:
                     batch += [images[i % n] for i in range(n, stop)]
                 room -= count
                 drawn[c] += count
-                turns.append(((drawn[c] + uniform() * self._shares[c]) / n, c))
+                turns.append(((drawn[c] + uniform() * self._shares[c]) / self._rates[c], c))
             waiting += turns
         for turn in waiting:
             heappush(due, turn)

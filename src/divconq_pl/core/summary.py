@@ -10,7 +10,8 @@ import torch
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch import Tensor
 
-from divconq_pl.core.division import Division, classes_per_cluster, usable_images
+from divconq_pl.core.division import Division
+from divconq_pl.core.usable import classes_per_cluster, usable_images
 
 _LONGEST_LIST = 8
 
@@ -29,24 +30,54 @@ def summarise(division: Division, previous: Division, labels: Tensor, *, epoch: 
         images of each cluster; ``parents``, the previous cluster that each descends from; ``left_out``, images that are
         the only one of their class in their cluster; ``moved``, images that are not in a child of the cluster they were
         in; ``nmi`` and ``ari``, agreement of the clusters that the images come from with those they were in (None if
-        that was a single one).
+        that was a single one); and what a gain was seen to depend on: ``pairs_kept``, the share of positive pairs (two
+        images of one class) that lie within one cluster (None if there is no such pair), ``classes_per_cluster``, the
+        mean of ``classes``, and ``nmi_classes``, the normalised mutual information of clusters and classes.
     """
     ratio = division.num_clusters // previous.num_clusters or 1
     parents = torch.arange(division.num_clusters) // ratio
     origin = parents[division.assignment]
     was, now = previous.assignment.numpy(), origin.numpy()
     single = previous.num_clusters == 1
+    classes = classes_per_cluster(division.assignment, labels, division.num_clusters)
     return {
         "epoch": epoch,
         "clusters": division.num_clusters,
         "sizes": torch.bincount(division.assignment, minlength=division.num_clusters).tolist(),
-        "classes": classes_per_cluster(division.assignment, labels, division.num_clusters).tolist(),
+        "classes": classes.tolist(),
         "parents": parents.tolist(),
         "left_out": int((~usable_images(division.assignment, labels)).sum()),
         "moved": int((origin != previous.assignment).sum()),
         "nmi": None if single else float(normalized_mutual_info_score(was, now)),
         "ari": None if single else float(adjusted_rand_score(was, now)),
+        "pairs_kept": find_pairs_kept(division.assignment, labels),
+        "classes_per_cluster": float(classes.double().mean()),
+        "nmi_classes": float(normalized_mutual_info_score(labels.numpy(), division.assignment.numpy())),
     }
+
+
+def find_pairs_kept(assignment: Tensor, labels: Tensor) -> float | None:
+    """Return the share of positive pairs, two images of one class, that lie within one cluster.
+
+    A class of n images, of which the clusters hold n_1, n_2, ..., has n (n - 1) / 2 pairs and keeps the sum of
+    n_k (n_k - 1) / 2.
+
+    Args:
+        assignment: cluster of each image, shape (N,).
+        labels: class of each image, shape (N,).
+
+    Returns:
+        A number from 0 to 1, the share over all classes together; None if no class has two images.
+
+    Example:
+        >>> find_pairs_kept(torch.tensor([0, 0, 1, 1]), torch.tensor([5, 5, 5, 9]))
+        0.3333333333333333
+    """
+    classes = torch.unique(labels, return_inverse=True)[1]
+    in_class = torch.bincount(classes)
+    in_both = torch.bincount(assignment * len(in_class) + classes)
+    pairs, kept = (int((counts * (counts - 1)).sum()) for counts in (in_class, in_both))
+    return kept / pairs if pairs else None
 
 
 def division_line(summary: Mapping[str, Any]) -> str:
@@ -56,7 +87,8 @@ def division_line(summary: Mapping[str, Any]) -> str:
         summary: `epoch`; `sizes` and `classes`, images and classes per cluster; `moved`, images that changed cluster
             since the last division. Said where present (and not None): `number`, which division of the run this is;
             `left_out`, images that are the only one of their class in their cluster; `nmi` with the last division;
-            `seconds_features`, `seconds_kmeans`, `seconds_rest`, what it took.
+            `pairs_kept`, the share of positive pairs within a cluster; `seconds_features`, `seconds_kmeans`,
+            `seconds_rest`, what it took.
 
     Returns:
         The line, without a line break. More than 8 clusters are summed up by minimum, median and maximum.
@@ -77,6 +109,8 @@ def division_line(summary: Mapping[str, Any]) -> str:
         changes.append(f"{_count(summary['left_out'], 'lone image')} left out")
     if summary.get("nmi") is not None:
         changes.append(f"NMI {summary['nmi']:.2f}")
+    if summary.get("pairs_kept") is not None:
+        changes.append(f"{100 * summary['pairs_kept']:.0f} % of positive pairs kept")
     parts.append(", ".join(changes))
 
     names = {"seconds_features": "features", "seconds_kmeans": "k-means", "seconds_rest": "rest"}

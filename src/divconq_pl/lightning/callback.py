@@ -15,13 +15,14 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from torch.utils.hooks import RemovableHandle
 
-from divconq_pl.core.division import TRIALS, Cluster, Division, check_divisible, divide
+from divconq_pl.core.clustering import Cluster, choose_clustering
+from divconq_pl.core.division import Division, divide
 from divconq_pl.core.features import Features
-from divconq_pl.core.kmeans import chosen
 from divconq_pl.core.sampling import Allotment
 from divconq_pl.core.schedule import ConquerScheduler, Stage
 from divconq_pl.core.subspaces import FixedSubspaces, LearnedSubspaces, Subspaces
 from divconq_pl.core.summary import division_line, summarise
+from divconq_pl.core.usable import check_divisible
 from divconq_pl.errors import InputError
 from divconq_pl.lightning import _trainer, conventions
 from divconq_pl.lightning.continuity import check_images, compare_settings, fingerprint
@@ -135,7 +136,7 @@ class DivideConquerCallback(_trainer.CallbackBase):
         self._cluster_on = cluster_on
         self._embedding = embedding
         self._cluster_dataset = cluster_dataset
-        self._cluster: Cluster = chosen(clustering)
+        self._cluster: Cluster = choose_clustering(clustering)
         self._feature_store = feature_store
         self._images_per_class = images_per_class
         self._allotment = allotment
@@ -479,7 +480,8 @@ class DivideConquerCallback(_trainer.CallbackBase):
             self.stage.depth,
             cluster=clustering,
             flat=self.schedule.flat,
-            seed=self._seed + TRIALS * trainer.current_epoch,
+            seed=self._seed,
+            epoch=trainer.current_epoch,
         )
         if division.depth < self.stage.depth:
             rank_zero_warn(
