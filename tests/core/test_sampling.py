@@ -318,17 +318,17 @@ def test_a_copy_goes_on_by_itself(duplicate: Any) -> None:
 
 
 def test_classes_may_come_equally_often_whatever_their_sizes() -> None:
-    """In images drawn a class of 40 comes ten times as often as one of 4; in classes, as often."""
+    """By images a class of 40 comes ten times as often as one of 4, which is shown whole; by classes, as often."""
     sizes = [40, 40, 4, 4, 4, 4, 3, 2]
     labels = images([sizes])[1]
     times = {}
     for what in ("images", "classes"):
         sampler = make([sizes], 8, 4, length=400, draw=what)
         times[what] = Counter(c for batch in sampler for c in set(labels[batch].tolist()))
-    mean = sum(times["classes"].values()) / len(sizes)
-    assert all(n == pytest.approx(mean, rel=0.15) for n in times["classes"].values()), times["classes"]
-    for c, n in zip(range(5, 29, 3), sizes, strict=True):
-        assert n == 2 or times["images"][c] / times["images"][5] == pytest.approx(n / 40, rel=0.25)
+    # Not exactly: a class that has to fill the end of a batch is cut short, and comes again the sooner.
+    assert max(times["classes"].values()) < 1.25 * min(times["classes"].values())
+    for c in range(11, 29, 3):
+        assert 6 < times["images"][5] / times["images"][c] < 14
 
 
 def test_classes_drawn_equally_often_meet_other_classes_each_time_and_show_all_their_images() -> None:
