@@ -16,11 +16,10 @@ from omegaconf import OmegaConf
 from pytorch_metric_learning import losses
 from torchvision.transforms import v2
 
-from divconq_pl import DistanceWeightedMiner, FixedSubspaces, LearnedSubspaces
+from divconq_pl import DistanceWeightedMiner, FixedSubspaces, LearnedSubspaces, ZeroedSubspaces
 from divconq_pl.app.evaluation import embed, measure
 from divconq_pl.app.results import check_published, describe_selection, name_selection
 from divconq_pl.app.table import print_results
-from divconq_pl.core.subspaces import ZeroedSubspaces
 from divconq_pl.lightning.learners import SUBSPACES
 
 CONF = Path(__file__).parents[2] / "conf"
