@@ -12,16 +12,19 @@ import trees
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from pytorch_metric_learning import losses
 from torchvision.transforms import v2
 
-from divconq_pl import DistanceWeightedMiner, FixedSubspaces, LearnedSubspaces
+from divconq_pl import DistanceWeightedMiner, FixedSubspaces, LearnedSubspaces, ZeroedSubspaces
 from divconq_pl.app.evaluation import embed, measure
 from divconq_pl.app.results import check_published, describe_selection, name_selection
 from divconq_pl.app.table import print_results
+from divconq_pl.lightning.learners import SUBSPACES
 
 CONF = Path(__file__).parents[2] / "conf"
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*is not as published"),
     pytest.mark.filterwarnings("error:.*could not be divided"),
 ]
@@ -62,6 +65,43 @@ RECIPES = {
     "sop_tpami2021_learned": Recipe(180, 80, 2, 512, 1e-4, 32, 79.80, 89.68, 79.60),
     "inshop_tpami2021_learned": Recipe(180, 80, 2, 512, 1e-4, 32, 90.49, 89.88, 88.50),
     "vehicle_id_tpami2021_learned": Recipe(180, 80, 2, 512, 1e-4, 32, 93.93, 90.70, 92.68),
+}
+# The step of the learning rate in the commands of sample_training_runs.sh: --tau.
+TAU = {"cub200": 30, "cars196": 45, "sop": 30, "inshop": 25, "vehicle_id": 25}
+# The authors' commands as published, option by option, and the key and the value that say the same here.
+COMMANDS = {
+    "sop_baseline": {
+        "--n_epochs 40": ("trainer.max_epochs", 40),
+        "--tau 30": ("module.lr_scheduler.milestones", [30]),
+        "--loss marginloss": ("loss._target_", "pytorch_metric_learning.losses.MarginLoss"),
+        "--sampling distance": ("miner._target_", "divconq_pl.losses.DistanceWeightedMiner"),
+    },
+    "inshop_cvpr2019": {
+        "--random-seed=0": ("seed", 0),
+        "--nb-clusters=8": ("divide.split_depth", 3),
+        "--nb-epochs=200": ("trainer.max_epochs", 200),
+        "--sz-batch=80": ("data.batch_size", 80),
+        "--embedding-lr=1e-5 --backbone-lr=1e-5": ("module.optimizer.lr", 1e-5),
+        "--embedding-wd=1e-4 --backbone-wd=1e-4": ("module.optimizer.weight_decay", 1e-4),
+        "--finetune-epoch=190": ("divide.conquer_at", 190),
+    },
+    "sop_tpami2021_learned": {
+        "-seed=4": ("seed", 4),
+        "--sz-embedding=512": ("module.embedding_dim", 512),
+        "--mod-epoch=2": ("divide.every_n_epochs", 2),
+        "--nb-clusters=32": ("divide.split_depth", 5),
+        "--nb-epochs=180": ("trainer.max_epochs", 180),
+        "--batch-size=80": ("data.batch_size", 80),
+        "--num-samples-per-class=2": ("data.images_per_class", 2),
+        "--mod-epoch-freeze=1": ("divide.freeze_epochs", 1),
+        "--sampler=distanceweighted": ("miner._target_", "divconq_pl.losses.DistanceWeightedMiner"),
+        "--weight-decay=1e-4": ("module.optimizer.weight_decay", 1e-4),
+        "--batch-sampler=adaptbalanced": ("divide.draw", "classes"),
+        "--force-full-embedding-epoch=80": ("divide.merge_at", 80),
+        "--mask-lr-mult=100": ("divide.subspaces.lr_factor", 100),
+        "--masking-lambda=0.01": ("divide.subspaces.orthogonality_weight", 0.01),
+        "--mask-wd-mult=1": ("divide.subspaces.weight_decay_factor", 1),
+    },
 }
 DATASETS = dict.fromkeys(name.rpartition("_")[0].removesuffix("_tpami2021") for name in RECIPES)
 ON_THE_COMMAND_LINE = [
@@ -123,6 +163,13 @@ def test_every_recipe_is_there():
     assert set(DATASETS) == set(trees.WRITERS)
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_recipe_follows_the_published_command_key_by_key(composed, name):
+    cfg = composed(name)
+    for option, (key, value) in COMMANDS[name].items():
+        assert OmegaConf.select(cfg, key) == value, option
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_says_what_was_published(composed, name):
     cfg, recipe = composed(name), RECIPES[name]
@@ -145,8 +192,10 @@ def test_a_recipe_says_what_was_published(composed, name):
     assert isinstance(module.loss, losses.MarginLoss)
     assert (module.loss.margin, cfg.loss.beta, module.loss.nu) == (0.2, 1.2, 0)
     assert isinstance(module.miner, DistanceWeightedMiner)
-    assert (module.miner.cutoff, module.miner.nonzero_loss_cutoff) == (0.5, 1.4)
-    assert module.miner.width == (512 if "tpami2021" in name else None)
+    # Roth and Brattoli draw negatives at any distance.
+    assert (module.miner.cutoff, module.miner.nonzero_loss_cutoff > 2) == (0.5, recipe.K == 1)
+    assert recipe.K == 1 or module.miner.nonzero_loss_cutoff == 1.2 + module.loss.margin
+    assert module.miner.width is None  # what it sees: 2019 a slice, 2021 all coordinates
 
     figures = dict(cfg.published or {})
     assert bool(figures) == (recipe.recall is not None)
@@ -175,7 +224,7 @@ def test_a_recipe_says_what_was_published(composed, name):
         assert [group["name"] for group in rest] == ["loss"]
         assert (rest[0]["initial_lr"], rest[0]["weight_decay"]) == (pytest.approx(5e-4), 0)
         assert (schedule.gamma, module.dropout.p) == (0.3, 0)
-        assert schedule.step_size == {50: 30, 70: 45, 40: 25}[recipe.epochs]
+        assert dict(schedule.milestones) == {TAU[data_set(name)]: 1}
         return
     assert rest == []
     assert module.loss.beta.shape == (1,)
@@ -183,8 +232,11 @@ def test_a_recipe_says_what_was_published(composed, name):
     settings = cfg.divide
     assert 2**settings.split_depth == recipe.K
     assert (settings.every_n_epochs, settings.allotment) == (2, "equal")
+    assert (settings.draw, settings.start, settings.whole_classes) == ("classes", "same_seed", False)
+    assert settings.cluster_on == "penultimate"
     assert settings.images_per_class == recipe.M
-    subspaces = divide._learners._make(recipe.d, settings.split_depth)
+    kind = settings.subspaces
+    subspaces = (SUBSPACES[kind] if isinstance(kind, str) else instantiate(kind))(recipe.d, settings.split_depth)
     if "cvpr2019" in name:
         advised = name.startswith("cub200")
         assert (settings.merge_at, settings.conquer_at) == ((26, 60) if advised else (80, 190))
@@ -200,7 +252,7 @@ def test_a_recipe_says_what_was_published(composed, name):
         factors = (subspaces.lr_factor, subspaces.weight_decay_factor, subspaces.orthogonality_weight)
         assert factors == (100, 1, 0.01)
     else:
-        assert isinstance(subspaces, FixedSubspaces)
+        assert type(subspaces) is (FixedSubspaces if "cvpr2019" in name else ZeroedSubspaces)
 
 
 class Watch(pl.Callback):
