@@ -432,7 +432,10 @@ def test_a_wrong_name_gives_one_line_and_nothing_else(call, tmp_path):
         (["lss=margin"], r"no 'lss'; did you mean 'loss'\? the configuration has: backbone, .* trainer$"),
         (["loss=triplet", "loss.beta=1"], r"no 'loss\.beta'; loss has: margin$"),
         (["divide=none", "divide.split_depth=1"], r"no 'divide\.split_depth'; .*divide"),
-        (["-m", "divide=flatt,none"], r"no divide=flatt; did you mean 'divide=flat'\? divide has: clusters, flat, hierarchical"),
+        (
+            ["-m", "divide=flatt,none"],
+            r"no divide=flatt; did you mean 'divide=flat'\? divide has: clusters, flat, hier",
+        ),
         (["dataset=image_folder"], r"error: dataset\.root is not given; add dataset\.root=\.\.\. to the command$"),
         (["dataset=cars196"], r"error: dataset\.root is not given; add dataset\.root=\.\.\. to the command$"),
         ([*TINY, "backbone=torchvision"], r"error: backbone\.name is not given; add backbone\.name=\.\.\. to"),
