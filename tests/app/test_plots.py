@@ -142,6 +142,13 @@ def test_montage_has_a_titled_block_for_each_cluster():
     assert_texts_apart_and_inside(figure)
 
 
+def test_a_montage_names_the_commonest_group_of_each_cluster():
+    groups = [0, 0, 0, 0, 1, 1, 2, 2]
+    figure = montage(grey, [0] * 5 + [1] * 3, groups=groups, group_names=["front", "back", "top"])
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["cluster 0  ·  5 images\n80 % front", "cluster 1  ·  3 images\n67 % top, 33 % back"]
+
+
 def test_montage_shows_only_images_of_the_cluster_and_spreads_over_it():
     asked: list[int] = []
 

@@ -26,7 +26,8 @@ def draw_divisions(folder: Path, images: RetrievalDataset, divide: DivideConquer
     """
     if divide.division is not None:
         save_figure(tree(divide.history, conquered_at=divide.schedule.conquer_at), folder / "tree.png")
-        save_figure(montage(images.image, divide.division.assignment), folder / "clusters.png")
+        figure = montage(images.image, divide.division.assignment, groups=images.groups, group_names=images.group_names)
+        save_figure(figure, folder / "clusters.png")
 
 
 def draw_gallery(folder: Path, embeddings: Sequence[Tensor], parts: Sequence[RetrievalDataset]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,9 @@ _TILE, _GAP = 72, 5  # pixels
 _GROUND = (231, 234, 239)
 _TILE_INCHES = 0.42
 _MARGIN, _TITLE, _HEADING = 0.3, 0.3, 0.6  # inches
+_LINE = 0.16  # inches of a further line of a title
+_CLEAR = 0.7
+"""Share from which on a cluster is said to hold one group."""
 
 
 def montage(
@@ -28,6 +31,8 @@ def montage(
     *,
     learners: Iterable[int] | None = None,
     per_cluster: int = 24,
+    groups: ArrayLike | None = None,
+    group_names: Sequence[str] = (),
     title: str = "What each learner trains on",
 ) -> Figure:
     """Show a block of images for each cluster of a division, under its number and size.
@@ -39,6 +44,8 @@ def montage(
         assignment: cluster of every image, shape (N,); negative where an image is left out.
         learners: clusters to show; all by default.
         per_cluster: images shown of each.
+        groups: what else is known of each image, such as its side, shape (N,); the commonest is named with its share.
+        group_names: the name of each group.
         title: heading.
 
     Returns:
@@ -62,7 +69,8 @@ def montage(
     block_rows = math.ceil(len(shown) / block_columns)
     width, height = tile_columns * _TILE_INCHES, tile_rows * _TILE_INCHES
     total_width = max(block_columns * (width + _MARGIN) + _MARGIN, 4.5)
-    total_height = block_rows * (height + _TITLE + _MARGIN / 2) + _HEADING + _MARGIN / 2
+    above = _TITLE + (0 if groups is None else _LINE)
+    total_height = block_rows * (height + above + _MARGIN / 2) + _HEADING + _MARGIN / 2
     left = (total_width - block_columns * (width + _MARGIN) + _MARGIN) / 2
 
     figure = Figure(figsize=(total_width, total_height))
@@ -70,13 +78,31 @@ def montage(
     for place, k in enumerate(shown):
         row, column = divmod(place, block_columns)
         x = left + column * (width + _MARGIN)
-        y = total_height - _HEADING - row * (height + _TITLE + _MARGIN / 2) - _TITLE - height
+        y = total_height - _HEADING - row * (height + above + _MARGIN / 2) - above - height
         axes = figure.add_axes((x / total_width, y / total_height, width / total_width, height / total_height))
         axes.imshow(_sheet(images, _spread(members[k], per_cluster), tile_rows, tile_columns), aspect="auto")
         axes.set(xticks=[], yticks=[], frame_on=False)
         count = len(members[k])
-        axes.set_title(f"cluster {k}  ·  {count:,} image{'s' if count > 1 else ''}", fontsize=9, loc="left", pad=4)
+        heading = f"cluster {k}  ·  {count:,} image{'s' if count > 1 else ''}"
+        if groups is not None:
+            heading += f"\n{name_commonest(np.asarray(groups)[members[k]], group_names)}"
+        axes.set_title(heading, fontsize=9, loc="left", pad=4)
     return figure
+
+
+def name_commonest(groups: ArrayLike, names: Sequence[str]) -> str:
+    """Name the commonest group with its share, or the two commonest where the first has less than 70 %.
+
+    Example:
+        >>> name_commonest([0, 0, 0, 1], ["front", "back"])
+        '75 % front'
+        >>> name_commonest([0, 1, 1, 2], ["front", "back", "top"])
+        '50 % back, 25 % front'
+    """
+    shares = np.bincount(np.asarray(groups), minlength=len(names)) / len(np.asarray(groups))
+    order = np.argsort(-shares, kind="stable")
+    shown = order[: 1 if shares[order[0]] >= _CLEAR else 2]
+    return ", ".join(f"{100 * shares[g]:.0f} % {names[g]}" for g in shown if shares[g])
 
 
 def square(image: Any, size: int) -> NDArray[np.uint8]:
