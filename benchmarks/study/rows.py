@@ -45,6 +45,7 @@ CHOICES = {
     "8 learners": ("divide.split_depth=3",),
     "flat": ("divide=flat",),
     "zeroed coordinates": ("divide.subspaces=zeroed",),
+    "random coordinates in each step": ("divide.subspaces=random",),
     "whole classes in a cluster": ("divide.whole_classes=true",),
     "no warm-up": ("divide.warmup_epochs=0",),
     "backbone frozen for an epoch": ("divide.freeze_epochs=1",),

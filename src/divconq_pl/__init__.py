@@ -1,9 +1,10 @@
 """Divide and Conquer (Sanakoyeu et al., TPAMI 2021) for any PyTorch Lightning project and metric-learning loss."""
 
 from divconq_pl.core.division import Division
+from divconq_pl.core.masks import LearnedSubspaces
 from divconq_pl.core.sampling import ClusterBatchSampler
 from divconq_pl.core.schedule import ConquerScheduler, Stage
-from divconq_pl.core.subspaces import FixedSubspaces, LearnedSubspaces, Subspaces, ZeroedSubspaces
+from divconq_pl.core.subspaces import FixedSubspaces, RandomSubspaces, Subspaces, ZeroedSubspaces
 from divconq_pl.errors import InputError
 from divconq_pl.lightning.batch_norm import RenewBatchNorm
 from divconq_pl.lightning.callback import DivideConquerCallback
@@ -24,6 +25,7 @@ __all__ = [
     "FixedSubspaces",
     "InputError",
     "LearnedSubspaces",
+    "RandomSubspaces",
     "RenewBatchNorm",
     "Stage",
     "Subspaces",

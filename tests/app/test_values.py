@@ -146,7 +146,12 @@ def test_what_a_class_does_not_pass_on_is_not_checked_by_its_bases():
 @pytest.mark.parametrize(
     ("target", "key", "value", "message"),
     [
-        (DivideConquerCallback, "subspaces", "fixd", "'fixed', 'learned', 'zeroed' or a mapping with _target_"),
+        (
+            DivideConquerCallback,
+            "subspaces",
+            "fixd",
+            "'zeroed', 'random' or a mapping with _target_",
+        ),
         (DivideConquerCallback, "allotment", "equl", "'proportional' or 'equal'"),
         (RetrievalDataModule, "validate_on", "train", "'val', 'test' or null"),
         (CUB200, "val_fraction", "abc", "a number"),

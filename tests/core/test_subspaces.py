@@ -9,14 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from divconq_pl.core.subspaces import (
-    SMALLEST_WIDTH,
-    FixedSubspaces,
-    LearnedSubspaces,
-    Subspaces,
-    ZeroedSubspaces,
-    orthogonality,
-)
+from divconq_pl.core.masks import LearnedSubspaces, orthogonality
+from divconq_pl.core.subspaces import SMALLEST_WIDTH, FixedSubspaces, RandomSubspaces, Subspaces, ZeroedSubspaces
 from divconq_pl.errors import InputError
 
 every_kind = pytest.mark.parametrize("kind", [FixedSubspaces, LearnedSubspaces, ZeroedSubspaces])
@@ -262,6 +256,26 @@ def test_zeroed_coordinates_are_the_slice_among_zeros() -> None:
         assert torch.equal(wide.index_select(dim, torch.arange(8, 12)), sliced.narrow(values, dim))
         assert int((wide != 0).sum()) == sliced.narrow(values, dim).numel()
         assert wide.shape == values.shape
+
+
+def test_random_coordinates_are_drawn_anew_for_each_batch_and_go_on_from_a_state() -> None:
+    def draw(subspaces: Subspaces, times: int) -> list[list[int]]:
+        return [slice_of(subspaces, k % 4) for k in range(times)]
+
+    subspaces, again = RandomSubspaces(64, 2), RandomSubspaces(64, 2)
+    for one in (subspaces, again):
+        one.set_depth(2)
+    seen = draw(subspaces, 40)
+    assert all(len(set(drawn)) == 16 for drawn in seen)
+    assert len({tuple(drawn) for drawn in seen}) == 40
+    assert {c for drawn in seen for c in drawn} == set(range(64))
+    torch.manual_seed(5)  # whatever the random numbers of the training are
+    assert draw(again, 20) == seen[:20]
+    resumed = RandomSubspaces(64, 2)
+    resumed.set_depth(2)
+    resumed.load_state(again.state())
+    assert draw(resumed, 20) == seen[20:]
+    assert subspaces.outside([0]) is None
 
 
 def test_what_is_outside_of_some_slices_is_in_all_others() -> None:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.testing import assert_close
 
-from divconq_pl.core.subspaces import FixedSubspaces, LearnedSubspaces, Subspaces
+from divconq_pl.core.masks import LearnedSubspaces
+from divconq_pl.core.subspaces import FixedSubspaces, Subspaces
 from divconq_pl.errors import InputError
 from divconq_pl.losses.miners import DistanceWeightedMiner
 from divconq_pl.losses.narrowing import narrow_losses

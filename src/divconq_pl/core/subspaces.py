@@ -187,7 +187,7 @@ class FixedSubspaces(Subspaces):
         slices: Tensor = values.unflatten(dim, (learners, self.width // learners))
         return slices.index_select(dim, self.learner).squeeze(dim)
 
-    def outside(self, learners: Iterable[int]) -> Tensor:
+    def outside(self, learners: Iterable[int]) -> Tensor | None:
         """Return the coordinates of all other slices, int64."""
         owner = torch.arange(self.width, device=self.learner.device) // (self.width >> self.depth)
         return torch.nonzero(~torch.isin(owner, owner.new_tensor(sorted(learners)))).squeeze(1)
@@ -210,97 +210,49 @@ class ZeroedSubspaces(FixedSubspaces):
     def part(self, values: Tensor, dim: int) -> Tensor:
         """Return all coordinates, those outside of the active slice as zeros."""
         inside = torch.arange(self.width, device=values.device) // (self.width >> self.depth) == self.learner
-        return values * _along(inside.to(values.dtype), dim, values.ndim)
+        return values * shape_along(inside.to(values.dtype), dim, values.ndim)
 
 
-class LearnedSubspaces(Subspaces):
-    """Non-negative masks over the whole embedding, one for each learner, that are trained (the paper's learned masks).
+class RandomSubspaces(FixedSubspaces):
+    """d / K coordinates drawn at random for each batch, whichever learner it belongs to, to compare slices with.
 
-    A split gives both children the mask of their parent (the first one is all ones); a merge gives the parent the mean
-    of its children. The masks are the parameters ``mask_0``, ``mask_1``, ..., each of shape (d,), before their
-    rectification.
-
-    Args:
-        width: width d of the embedding.
-        split_depth: greatest depth.
-        lr_factor: learning rate of the masks as a multiple of the embedding layer's (the paper: 100).
-        weight_decay_factor: weight decay of the masks as a multiple of the embedding layer's.
-        orthogonality_weight: lambda, the weight of :func:`orthogonality` in the loss.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        split_depth: int,
-        *,
-        lr_factor: float = 100.0,
-        weight_decay_factor: float = 0.0,
-        orthogonality_weight: float = 0.01,
-    ) -> None:
-        super().__init__(width, split_depth)
-        self.lr_factor = lr_factor
-        self.weight_decay_factor = weight_decay_factor
-        self.orthogonality_weight = orthogonality_weight
-        for k in range(2**split_depth):
-            self.register_parameter(f"mask_{k}", nn.Parameter(torch.ones(width)))
-
-    @property
-    def masks(self) -> list[nn.Parameter]:
-        """The masks of the learners of the current depth."""
-        return [self.get_parameter(f"mask_{k}") for k in range(2**self.depth)]
-
-    def part(self, values: Tensor, dim: int) -> Tensor:
-        """Return ``values`` times the active mask."""
-        mask = torch.stack(list(self.parameters())).index_select(0, self.learner).squeeze(0).relu()
-        return values * _along(mask.to(values.dtype), dim, values.ndim)
-
-    def split(self) -> None:
-        """Copy each mask to both children."""
-        parents = [mask.clone() for mask in self.masks]
-        for k in range(2 * len(parents)):
-            self.get_parameter(f"mask_{k}").copy_(parents[k // 2])
-
-    def merge(self) -> None:
-        """Average the masks of siblings."""
-        children = [mask.clone() for mask in self.masks]
-        for k in range(len(children) // 2):
-            self.get_parameter(f"mask_{k}").copy_((children[2 * k] + children[2 * k + 1]) / 2)
-
-    def own_parameters(self, learners: Iterable[int]) -> list[nn.Parameter]:
-        """Return the masks of these learners."""
-        return [self.get_parameter(f"mask_{k}") for k in learners]
-
-    def penalty(self) -> Tensor | None:
-        """Return ``orthogonality_weight`` times :func:`orthogonality` of the masks."""
-        if not self.orthogonality_weight or not self.depth:
-            return None
-        return self.orthogonality_weight * orthogonality(torch.stack([mask.relu() for mask in self.masks]))
-
-
-def orthogonality(masks: Tensor) -> Tensor:
-    """Return the mean cosine between different rows, the paper's regularisation of the masks.
-
-    Args:
-        masks: non-negative masks of the learners, shape (K, d).
-
-    Returns:
-        A scalar between 0 (all orthogonal) and 1; 0 for a single mask.
+    Random coordinates in every step are what UNICOM trains with (An et al., ICLR 2023). They depend on nothing but how
+    many were drawn before, so all processes draw the same, and a resumed training goes on with those that come next.
 
     Example:
-        >>> orthogonality(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).item()
-        0.0
+        >>> subspaces = RandomSubspaces(8, split_depth=1)
+        >>> subspaces.set_depth(1)
+        >>> subspaces.activate(1)
+        >>> subspaces.narrow(torch.arange(8), dim=0).shape
+        torch.Size([4])
     """
-    learners = len(masks)
-    if learners == 1:
-        return masks.sum() * 0.0
-    # Masks that are nearly alike have gradients that drown in the rounding of half precision.
-    unit = nn.functional.normalize(masks.to(torch.promote_types(masks.dtype, torch.float32)), dim=1)
-    cosines = unit @ unit.T
-    return (cosines.sum() - cosines.diagonal().sum()) / (learners * (learners - 1))
+
+    draws: Tensor
+
+    def __init__(self, width: int, split_depth: int) -> None:
+        super().__init__(width, split_depth)
+        self.register_buffer("draws", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer("coordinates", torch.arange(width), persistent=False)
+
+    def activate(self, learner: int | None) -> None:
+        """Draw coordinates; ``None`` means the full embedding."""
+        super().activate(learner)
+        if learner is not None:
+            generator = torch.Generator().manual_seed(int(self.draws))
+            drawn = torch.randperm(self.width, generator=generator)[: self.width >> self.depth]
+            self.coordinates = drawn.sort().values.to(self.learner.device)
+            self.draws += 1
+
+    def part(self, values: Tensor, dim: int) -> Tensor:
+        """Return the coordinates that were drawn."""
+        return values.index_select(dim, self.coordinates)
+
+    def outside(self, learners: Iterable[int]) -> None:
+        """Return None: all learners share all coordinates in time."""
 
 
-def _along(vector: Tensor, dim: int, ndim: int) -> Tensor:
-    """Shape a vector so that it is multiplied along one of ``ndim`` dimensions."""
+def shape_along(vector: Tensor, dim: int, ndim: int) -> Tensor:
+    """Return a vector in a shape in which it is multiplied along one of ``ndim`` dimensions."""
     return vector.view([-1 if i == dim % ndim else 1 for i in range(ndim)])
 
 

@@ -51,9 +51,9 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         schedule: what happens in which epoch. Without one it is a :class:`ConquerScheduler`, made from the next eight
             arguments, which are described there.
         split_depth, every_n_epochs, warmup_epochs, freeze_epochs, merge_at, conquer_at, flat, progressive: as above.
-        subspaces: ``"fixed"`` slices, ``"learned"`` masks, ``"zeroed"`` coordinates (slices among zeros), or a function
-            of the embedding's width and the split depth that makes them, such as
-            ``partial(LearnedSubspaces, lr_factor=10)``.
+        subspaces: ``"fixed"`` slices, ``"learned"`` masks, ``"zeroed"`` coordinates (slices among zeros),
+            ``"random"`` ones in each batch, or a function of the embedding's width and the split depth that makes them,
+            such as ``partial(LearnedSubspaces, lr_factor=10)``.
         cluster_on: what is clustered: the ``"penultimate"`` features or the ``"embedding"``.
         embedding: dotted name of the layer that gives the embedding; by default ``embedding`` if the module has it,
             otherwise its last linear layer.
@@ -97,7 +97,7 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         conquer_at: int | float | None = None,
         flat: bool = False,
         progressive: bool = False,
-        subspaces: Literal["fixed", "learned", "zeroed"] | MakeSubspaces = "fixed",
+        subspaces: Literal["fixed", "learned", "zeroed", "random"] | MakeSubspaces = "fixed",
         cluster_on: Literal["penultimate", "embedding"] = "penultimate",
         embedding: str | None = None,
         cluster_dataset: Dataset[Any] | None = None,

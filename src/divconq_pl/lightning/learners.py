@@ -11,7 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from divconq_pl.core.subspaces import FixedSubspaces, LearnedSubspaces, Subspaces, ZeroedSubspaces
+from divconq_pl.core.masks import LearnedSubspaces
+from divconq_pl.core.subspaces import FixedSubspaces, RandomSubspaces, Subspaces, ZeroedSubspaces
 from divconq_pl.errors import InputError
 from divconq_pl.lightning.embedding_layer import find_backbone_parameters, find_embedding_layer
 from divconq_pl.lightning.subspace_optimizer import SubspaceOptimizer
@@ -24,6 +25,7 @@ SUBSPACES: dict[str, MakeSubspaces] = {
     "fixed": FixedSubspaces,
     "learned": LearnedSubspaces,
     "zeroed": ZeroedSubspaces,
+    "random": RandomSubspaces,
 }
 """The subspaces that have a name; any function of the embedding's width and the split depth makes others."""
 
