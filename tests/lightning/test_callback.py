@@ -438,8 +438,8 @@ def test_each_division_is_one_line(caplog):
         trainer(DivideConquerCallback(split_depth=1, every_n_epochs=2, conquer_at=5)).fit(PlainModule(), loader())
     lines = [r.getMessage() for r in caplog.records if "division" in r.getMessage() and "epoch" in r.getMessage()]
     pattern = (
-        r"division 2 \| epoch 4 \| 2 clusters: \d+ \d+ images, \d+ \d+ classes \| \d+ images? moved, .*NMI \d\.\d+ "
-        r"\| features .* s, k-means .* s, rest .* s"
+        r"division 2 \| epoch 4 \| 2 clusters: \d+ \d+ images, \d+ \d+ classes \| \d+ images? moved, .*NMI \d\.\d+, "
+        r"\d+ % of positive pairs kept \| features .* s, k-means .* s, rest .* s"
     )
     assert re.search(pattern, "\n".join(lines))
     assert any(r.getMessage().startswith("conquered | epoch 5") for r in caplog.records)

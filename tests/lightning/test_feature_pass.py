@@ -329,5 +329,5 @@ def test_a_clustering_of_ones_own_gets_plain_rows():
     assert seen == [(torch.Tensor, (192, 20), 4)]
     with pytest.raises(InputError, match=r"gave a tensor of shape \(3,\) for 192 images and 4 clusters"):
         divided(clustering=lambda features, num_clusters, *, seed: torch.zeros(3))
-    with pytest.raises(InputError, match=r"Unknown clustering backend 'sklearn'"):
+    with pytest.raises(InputError, match="clustering='sklearn' is unknown"):
         DivideConquerCallback(clustering="sklearn")
