@@ -32,6 +32,9 @@ from divconq_pl.losses.narrowing import WeightDims
 PLAN = tuple(name for name in inspect.signature(ConquerScheduler).parameters if name != "max_epochs")
 """What a schedule is made from."""
 
+SETTINGS = ("cluster_on", "start", "whole_classes", "images_per_class", "allotment", "draw", "isolate", "seed")
+"""What else decides how the training goes, by which a checkpoint is compared."""
+
 
 class DivideConquerCallback(reading.UsualReader, ExactResume):
     """Train an embedding by "Divide and Conquer" (Sanakoyeu et al., TPAMI 2021).
@@ -122,18 +125,8 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         cluster = choose_clustering(clustering, start)
         self._divider = Divider(cluster, cluster_on, cluster_dataset, feature_store, start, whole_classes, seed)
         self._learners = Learners(subspaces, embedding, weight_dims, isolated=isolate)
-        self._images_per_class = images_per_class
         self._router = BatchRouter(images_per_class, allotment, draw, seed)
-        self._settings = {
-            "cluster_on": cluster_on,
-            "start": start,
-            "whole_classes": whole_classes,
-            "images_per_class": images_per_class,
-            "allotment": allotment,
-            "draw": draw,
-            "isolate": isolate,
-            "seed": seed,
-        }
+        self._settings = {name: given[name] for name in SETTINGS}
         self._reset()
 
     def _reset(self) -> None:
@@ -330,7 +323,7 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
     def _check_data(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse data that cannot be divided, or with which the training of a checkpoint cannot go on."""
         loader = self._router.users_loader(trainer)
-        check_loader(loader, self._images_per_class, num_learners := 2**self.schedule.split_depth)
+        check_loader(loader, self._settings["images_per_class"], num_learners := 2**self.schedule.split_depth)
         labels = self.dataset_labels(loader.dataset)
         if labels is not None:
             check_divisible(labels, num_learners)
