@@ -45,6 +45,7 @@ def check(**values):
         ("number", [1, 0.5, float("nan")], ["x", None, True, [1], {}], "a number"),
         ("whole", [1, -1], ["x", 1.5, True, None], "a whole number"),
         ("whole", [], [2**70], "has more than 64 bits"),
+        ("number", [1e30], [2**70], "has more than 64 bits"),
         ("text", ["x", ""], [2024], r"a text; write part\.text=\\'2024\\' to give it as a text"),
         ("flag", [True, False, 0, 1], ["yes", 2, None], "true or false"),
         ("choice", ["a", "b", None], ["c", "", True, 1, ["a"]], "'a', 'b' or null"),

@@ -102,10 +102,9 @@ def is_of_kind(value: Any, kind: Any) -> bool:
         return isinstance(value, DictConfig)
     if kind is bool:
         return isinstance(value, bool) or value in (0, 1)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind in (int, float):
+        is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+        return is_whole or (kind is float and isinstance(value, float))
     return isinstance(value, kind)
 
 
