@@ -148,6 +148,24 @@ def test_a_new_kind_of_subspaces_is_trained_and_leaves_no_key_in_the_module(tmp_
     assert all(seen == (list(PlainModule().state_dict()), ["backbone", "head", "loss"]) for seen in keys)
 
 
+@pytest.mark.parametrize("hook", ["setup", "configure_model"])
+def test_a_loss_and_a_network_that_are_made_late_are_found(hook):
+    class Late(PlainModule):
+        def __init__(self):
+            super().__init__()
+            del self.loss, self.head
+
+        def make(self, *_):
+            self.head, self.loss = nn.Linear(20, WIDTH), losses.ContrastiveLoss()
+
+    setattr(Late, hook, Late.make)
+    _, batches = run(DivideConquerCallback(split_depth=1, every_n_epochs=1), Late())
+    own = {k: set(range(8 * k, 8 * k + 8)) for k in range(2)}
+    trained = [(set(b["rows"]), int(b["assignment"][b["images"][0]])) for b in batches if b["phase"] == "divided"]
+    assert any(rows for rows, _ in trained)
+    assert all(rows <= own[learner] for rows, learner in trained)
+
+
 def test_no_usable_image_is_starved_within_a_division_period():
     callback = DivideConquerCallback(split_depth=2, every_n_epochs=2, images_per_class=2)
     _, batches = run(callback, max_epochs=8)
