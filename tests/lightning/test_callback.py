@@ -155,7 +155,7 @@ def test_a_loss_and_a_network_that_are_made_late_are_found(hook):
             super().__init__()
             del self.loss, self.head
 
-        def make(self, *_):
+        def make(self, stage=None):
             self.head, self.loss = nn.Linear(20, WIDTH), losses.ContrastiveLoss()
 
     setattr(Late, hook, Late.make)
