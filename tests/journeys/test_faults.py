@@ -21,6 +21,7 @@ from divconq_pl.data.dataset import ArrayDataset, FileDataset
 from divconq_pl.files import write_atomically
 
 QUICK = [
+    "dataset=glyphs",
     "dataset.num_classes=14",
     "dataset.size=16",
     "dataset.images_per_class=8",
@@ -253,7 +254,7 @@ def test_an_image_that_turns_unreadable_is_named_and_a_checkpoint_left(call, tmp
         return read(self, row)
 
     monkeypatch.setattr(FileDataset, "_image", spoil)
-    images = [*QUICK[3:], "dataset=image_folder", "dataset.root=images", "image_size=16", "selection=last_epoch"]
+    images = [*QUICK[4:], "dataset=image_folder", "dataset.root=images", "image_size=16", "selection=last_epoch"]
     outcome = call("train.py", *images, f"data.num_workers={workers}")
     line = refusal(outcome)
     assert re.fullmatch(r"error: cannot read the image 'images/\d/\d\.png': .*", line), line

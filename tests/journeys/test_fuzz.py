@@ -62,7 +62,7 @@ QUICK = [
     "logger=none",
     "hydra.run.dir=run",
 ]
-GLYPHS = ["dataset.num_classes=14", "dataset.size=16", "dataset.images_per_class=6"]
+GLYPHS = ["dataset=glyphs", "dataset.num_classes=14", "dataset.size=16", "dataset.images_per_class=6"]
 
 
 def files(place):
@@ -101,7 +101,11 @@ def keys(name, *choices):
     return [key for key in found if not key.endswith(("_target_", "_partial_", "devices"))]  # the last starts processes
 
 
-TRAIN_KEYS = list(dict.fromkeys([*keys("train"), *keys("train", "divide=learned"), "loss", "miner", "selection"]))
+TRAIN_KEYS = list(
+    dict.fromkeys(
+        [*keys("train", GLYPHS[0]), *keys("train", GLYPHS[0], "divide=learned"), "loss", "miner", "selection"]
+    )
+)
 EVALUATE_KEYS = keys("evaluate")
 VALUES = [
     *("-1", "0", "1", "2", "0.5", "-0.5", "1.5", "1e-30", "nan", "inf", "-inf", "0x10", "1_000", "true", "null"),

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 KILLS = 20
 SIGNALS = [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 ARGUMENTS = [
+    "dataset=glyphs",
     "dataset.num_classes=120",
     "dataset.size=16",
     "data.batch_size=16",

@@ -20,7 +20,13 @@ import divconq_pl
 from divconq_pl import DivideConquerModule
 from divconq_pl.data import Glyphs
 
-TINY = ["dataset.num_classes=24", "dataset.size=16", "data.batch_size=16", "trainer.enable_progress_bar=false"]
+TINY = [
+    "dataset=glyphs",
+    "dataset.num_classes=24",
+    "dataset.size=16",
+    "data.batch_size=16",
+    "trainer.enable_progress_bar=false",
+]
 TESTED = {*(f"test/recall_at_{k}" for k in (1, 2, 4, 8)), "test/map_at_r", "test/r_precision"}
 PATIENCE = 180  # seconds until a program counts as stuck
 
@@ -79,7 +85,8 @@ def results(sweep):
 def test_results_have_the_documented_names(results, run):
     found = results[run]
     seconds = {"train/seconds", "division/seconds"}
-    assert set(found) == {*TESTED, *seconds, "val/recall_at_1", "seed", "selection", "overrides", "name"}
+    clusters = {f"division/{name}" for name in ("pairs_kept", "classes_per_cluster", "nmi_classes") if run}
+    assert set(found) == {*TESTED, *seconds, *clusters, "val/recall_at_1", "seed", "selection", "overrides", "name"}
     assert all(0 <= found[name] <= 1 for name in (*TESTED, "val/recall_at_1"))
     assert found["test/recall_at_1"] <= found["test/recall_at_2"] <= found["test/recall_at_8"]
     assert found["test/map_at_r"] <= found["test/r_precision"]
@@ -431,7 +438,7 @@ def test_a_wrong_name_gives_one_line_and_nothing_else(call, tmp_path):
         ),
         (["lss=margin"], r"no 'lss'; did you mean 'loss'\? the configuration has: backbone, .* trainer$"),
         (["loss=triplet", "loss.beta=1"], r"no 'loss\.beta'; loss has: margin$"),
-        (["divide=none", "divide.split_depth=1"], r"no 'divide\.split_depth'; .*divide"),
+        (["divide=none", "divide.split_depth=1"], r"no 'divide\.split_depth'; divide has: nothing"),
         (
             ["-m", "divide=flatt,none"],
             r"no divide=flatt; did you mean 'divide=flat'\? divide has: clusters, flat, hier",
@@ -455,7 +462,10 @@ def test_a_wrong_name_gives_one_line_and_nothing_else(call, tmp_path):
         (["module={embedding_dim: 8, marp: true}"], r"no 'module\.marp'; did you mean 'evaluation\.marp'\?"),
         (["module.loss_lr_factor=2"], r"no 'module\.loss_lr_factor'; .*module has: .* parameter_groups"),
         (["++evaluation.nmi=10"], r"no 'evaluation\.nmi'; evaluation has: marp, nmi_runs, recall_ks, reid_draws$"),
-        (["divide.subspaces=fixd"], r"divide\.subspaces='fixd' must be 'fixed', 'learned' or a mapping with _target_$"),
+        (
+            ["divide.subspaces=fixd"],
+            r"divide\.subspaces='fixd' must be 'fixed', 'learned', 'zeroed', 'random' or a mapping",
+        ),
         (
             ["dataset=vehicle_id", "dataset.root=nowhere", "dataset.val_fraction=abc"],
             r"dataset\.val_fraction='abc' must",

@@ -76,7 +76,8 @@ def _suggest_key(wrong: str, arguments: list[str], config_dir: Path, config_name
     node = OmegaConf.select(config, parent) if parent else config
     keys = [str(key) for key in node if not str(key).startswith("_")] if node else []
     if name in keys:
-        return "the command removed it, but it is needed"
+        found = ".".join(filter(None, (parent, name)))
+        return "the command removed it, but it is needed" if found == wrong else _list_existing([], [], found)
     near = [".".join(filter(None, (parent, key))) for key in difflib.get_close_matches(name, keys, 1)]
     return _list_existing(elsewhere if len(elsewhere) == 1 else near, keys, parent)
 
