@@ -22,7 +22,7 @@ class Unique(DivideConquerCallback):
     """Two learners from the second epoch on; there must never be a copy of it."""
 
     def __init__(self, **settings):
-        super().__init__(**{"split_depth": 1, "every_n_epochs": 1, **settings})
+        super().__init__(**{"split_depth": 1, "every_n_epochs": 1, "merge_at": None, **settings})
 
     def __deepcopy__(self, memo):
         raise AssertionError("the callback was copied")
