@@ -151,7 +151,7 @@ def test_what_a_class_does_not_pass_on_is_not_checked_by_its_bases():
             DivideConquerCallback,
             "subspaces",
             "fixd",
-            "'zeroed', 'random' or a mapping with _target_",
+            "'fixed', 'learned', 'zeroed', 'random' or a mapping with _target_",
         ),
         (DivideConquerCallback, "allotment", "equl", "'proportional' or 'equal'"),
         (RetrievalDataModule, "validate_on", "train", "'val', 'test' or null"),
