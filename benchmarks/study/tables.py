@@ -123,7 +123,7 @@ def draw(results: Results, path: Path) -> None:
                 gains.errorbar(mean, at, xerr=half, fmt=marker, color=colour, capsize=3, label=label)
     names = [row.name for row in all_rows() if row.group == "sides"][1:]
     gains.set_yticks(range(len(names)), names)
-    gains.invert_yaxis()
+    gains.set_ylim(len(names) - 0.5, -0.5)
     gains.axvline(0, color="black", linewidth=0.8)
     gains.set_xlabel("R@1 against the plain loss, points (95 % interval)")
     gains.legend(frameon=False)
