@@ -60,8 +60,8 @@ class Embedder(pl.LightningModule):
 
 
 def main() -> DivideConquerCallback:
-    """Train with two learners, conquer for the last quarter."""
-    divide = DivideConquerCallback(split_depth=1, every_n_epochs=1, conquer_at=0.75)
+    """Train with two learners, merge in the middle."""
+    divide = DivideConquerCallback(split_depth=1, every_n_epochs=1)
     trainer = pl.Trainer(max_epochs=4, callbacks=[divide], accelerator="cpu", logger=False, enable_checkpointing=False)
     # The default backend is faster but needs a C compiler; this one traces and runs everywhere.
     module: Any = torch.compile(Embedder(), backend="aot_eager")

@@ -71,8 +71,8 @@ class Embedder(pl.LightningModule):
 
 
 def main() -> DivideConquerCallback:
-    """Train with four learners, conquer for the last quarter."""
-    divide = DivideConquerCallback(split_depth=2, every_n_epochs=2, conquer_at=0.75)
+    """Train with four learners, merge in the middle."""
+    divide = DivideConquerCallback(split_depth=2, every_n_epochs=1)
     trainer = pl.Trainer(max_epochs=8, callbacks=[divide], accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.fit(Embedder(), DataLoader(Colours(), batch_size=32, shuffle=True, drop_last=True))
     return divide

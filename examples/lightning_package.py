@@ -54,11 +54,11 @@ class Embedder(pl.LightningModule):
 
 
 def main() -> DivideConquerCallback:
-    """Train with four learners, conquer for the last quarter."""
+    """Train with four learners, merge in the middle."""
     labels = torch.arange(40).repeat_interleave(15)
     data = TensorDataset(torch.randn(40, 20)[labels] + 0.3 * torch.randn(600, 20), labels)
     train, val = random_split(data, [480, 120])
-    divide = DivideConquerCallback(split_depth=2, every_n_epochs=2, conquer_at=0.75)
+    divide = DivideConquerCallback(split_depth=2, every_n_epochs=1)
     with TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             max_epochs=8,

@@ -72,8 +72,8 @@ class Embedder(pl.LightningModule):
 
 
 def main() -> DivideConquerCallback:
-    """Train with two learners, conquer for the last quarter."""
-    divide = DivideConquerCallback(split_depth=1, every_n_epochs=1, conquer_at=0.75)
+    """Train with two learners, merge in the middle."""
+    divide = DivideConquerCallback(split_depth=1, every_n_epochs=1)
     with TemporaryDirectory() as folder:
         # A learner's loss and that of the whole embedding differ; a metric of a validation set compares epochs better.
         best = ModelCheckpoint(folder, monitor="train_loss", save_weights_only=True)

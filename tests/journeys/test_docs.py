@@ -107,4 +107,4 @@ def test_the_examples_run(path):
         pytest.importorskip("lightning")
     divide = runpy.run_path(str(path))["main"]()
     assert divide.history
-    assert divide.stage.phase == "conquered"
+    assert divide.stage.phase == "merged"
