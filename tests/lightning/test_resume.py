@@ -10,7 +10,7 @@ from stops import EPOCHS, KeepAtException, Restless, Stop, StopAt, fit
 from torch.utils.data import DataLoader
 from toys import Vectors, loader, same, weights
 
-from divconq_pl import DivideConquerCallback, ExactResume
+from divconq_pl import DivideConquerCallback, ExactResume, InputError
 
 MOMENTS = {
     "undivided": "005-step",
@@ -59,6 +59,11 @@ def test_a_plain_training_is_not_resumed_exactly_without_it(tmp_path):
     """Or the callback, and the test of it, would be of no use."""
     with pytest.raises(AssertionError):
         assert_all_lead_to_the_same_end(tmp_path, ["005-step"], callback=pl.Callback)
+
+
+def test_two_that_make_resuming_exact_are_refused():
+    with pytest.raises(InputError, match="DivideConquerCallback and ExactResume both make resuming exact; use one"):
+        fit(None, None, ExactResume())
 
 
 def test_a_subclass_may_prepare_an_epoch_and_choose_its_batches(tmp_path):

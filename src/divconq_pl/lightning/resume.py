@@ -106,8 +106,18 @@ class ExactResume(CallbackBase):
     # What the Trainer calls.
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Begin with nothing noted."""
+        """Begin with nothing noted.
+
+        Raises:
+            InputError: if another callback does the same.
+        """
         if stage == "fit":
+            for other in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(other, ExactResume) and other is not self:
+                    raise InputError(
+                        f"{type(self).__name__} and {type(other).__name__} both make resuming exact; use one of them "
+                        "(DivideConquerCallback needs no other)"
+                    )
             self._forget_all()
             if trainer.current_epoch == 0:
                 self._entered = -1
