@@ -87,3 +87,42 @@ def test_a_module_without_batch_norm_is_left_alone():
 def test_no_batches_are_refused():
     with pytest.raises(InputError, match="num_batches=0"):
         RenewBatchNorm(0)
+
+
+def test_fewer_images_than_a_batch_are_enough():
+    data = Vectors()
+    data.targets, data.values = data.targets[:40], data.values[:40]
+    module = Normalised()
+    trainer(RenewBatchNorm(), max_epochs=2).fit(module, DataLoader(data, batch_size=64))
+    with torch.no_grad():
+        values = module.backbone[0](data.values)
+    assert torch.allclose(module.backbone[1].running_mean, values.mean(0), atol=1e-5)
+
+
+def test_an_exception_leaves_the_statistics_of_the_last_batch():
+    class Failing(RenewBatchNorm):
+        def batch_inputs(self, batch):
+            raise RuntimeError("no such image")
+
+    class Before(pl.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            self.mean = module.backbone[1].running_mean.clone()
+
+    module, before = Normalised(), Before()
+    with pytest.raises(RuntimeError, match="no such image"):
+        fit(before, Failing(), module=module)
+    assert torch.equal(module.backbone[1].running_mean, before.mean)
+
+
+def test_it_is_done_after_resuming_at_the_end_of_an_epoch(tmp_path):
+    class Keep(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 36:
+                trainer.save_checkpoint(tmp_path / "36.ckpt")
+
+    straight = fit(RenewBatchNorm(), Keep(), epochs=4)
+    module = Normalised()
+    divide = DivideConquerCallback(split_depth=2, every_n_epochs=1, merge_at=None)
+    validation = DataLoader(Vectors(seed=1), batch_size=192)
+    trainer(divide, RenewBatchNorm(), max_epochs=4).fit(module, loader(), validation, ckpt_path=tmp_path / "36.ckpt")
+    assert same(weights(straight), weights(module))

@@ -39,7 +39,7 @@ def assert_all_lead_to_the_same_end(folder, names, **options):
             assert [s["sizes"] for s in divide.history] == [s["sizes"] for s in again.history]
 
 
-@pytest.mark.parametrize("subspaces", ["fixed", "learned"])
+@pytest.mark.parametrize("subspaces", ["fixed", "learned", "random"])
 def test_every_checkpoint_leads_to_the_same_end(tmp_path, subspaces):
     assert_all_lead_to_the_same_end(tmp_path, MOMENTS.values(), subspaces=subspaces)
 
@@ -233,3 +233,12 @@ def test_an_exception_in_validation_has_it_begin_anew(tmp_path, hook, step):
     assert same(weights(straight), weights(resumed))
     assert resumed.validated == straight.validated[-len(resumed.validated) :]
     assert resumed.validated[0] == (step, 0)
+
+
+@pytest.mark.parametrize("step", [14, 30])
+def test_random_coordinates_of_a_batch_that_failed_are_drawn_again(step, tmp_path):
+    straight, _ = fit(subspaces="random")
+    with pytest.raises(Stop):
+        fit(None, None, StopAt("on_before_backward", step), KeepAtException(tmp_path), subspaces="random", before=True)
+    resumed, _ = fit(None, tmp_path / "exception.ckpt", subspaces="random", seed=9)
+    assert same(weights(straight), weights(resumed))

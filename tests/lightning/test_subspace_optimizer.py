@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from toys import PlainModule, Vectors, loader, same, trainer, weights
 
-from divconq_pl import DivideConquerCallback, LearnedSubspaces
+from divconq_pl import DivideConquerCallback, InputError, LearnedSubspaces
 from divconq_pl.lightning.subspace_optimizer import SubspaceOptimizer
 
 KEPT = {"SGD": {"momentum": 0.9}, "Adam": {}, "AdamW": {}, "RMSprop": {"momentum": 0.5}, "NAdam": {}, "Adagrad": {}}
@@ -144,3 +144,20 @@ def test_a_plain_module_that_was_trained_is_pickled_without_this_package(tmp_pat
     torch.save(module, tmp_path / "module.pt")
     assert b"divconq_pl" not in (tmp_path / "module.pt").read_bytes()
     assert same(weights(torch.load(tmp_path / "module.pt", weights_only=False)), before)
+
+
+def test_an_optimiser_that_evaluates_the_loss_itself_is_refused():
+    class Newton(PlainModule):
+        def configure_optimizers(self):
+            return torch.optim.LBFGS(self.parameters())
+
+    with pytest.raises(InputError, match=r"LBFGS evaluates the loss several times .* subspaces='fixed'"):
+        trainer(DivideConquerCallback(split_depth=1, subspaces="learned"), max_epochs=2).fit(Newton(), loader())
+
+
+def test_the_momentum_of_a_schedule_is_followed():
+    leader, subspaces, own = attached(options={"momentum": 0.9})
+    leader.param_groups[1]["momentum"] = 0.5
+    backward(subspaces, 0)
+    leader.step()
+    assert own.state()["param_groups"][0]["momentum"] == 0.5

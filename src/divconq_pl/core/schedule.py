@@ -248,6 +248,10 @@ def check_single_plan(schedule: ConquerScheduler | None, plan: Mapping[str, Any]
     Raises:
         InputError: it names the settings.
     """
+    if schedule is not None and not hasattr(schedule, "split_depth"):
+        raise InputError(
+            f"{type(schedule).__name__} has no split_depth; call super().__init__(split_depth=...) in its __init__"
+        )
     defaults = {name: p.default for name, p in inspect.signature(ConquerScheduler).parameters.items()}
     if schedule is not None and (given := [f"{k}={v!r}" for k, v in plan.items() if v != defaults[k]]):
         raise InputError(

@@ -46,13 +46,16 @@ class RenewBatchNorm(reading.UsualReader, CallbackBase):
         self._seed = seed
         self._layers: list[BatchNorm] = []
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note which layers are trained, for a run that goes on from the end of an epoch."""
+        self._note_layers(pl_module)
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Note which layers are trained."""
-        if batch_idx == 0 or not self._layers:
-            parts = [part for part in pl_module.modules() if isinstance(part, BatchNorm)]
-            self._layers = [part for part in parts if part.training and part.track_running_stats]
+        if batch_idx == 0:
+            self._note_layers(pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Renew the statistics with which the validation is made, and the checkpoint after it."""
@@ -64,6 +67,10 @@ class RenewBatchNorm(reading.UsualReader, CallbackBase):
         if not trainer.num_val_batches or not any(trainer.num_val_batches):
             self._renew(trainer, pl_module)
 
+    def _note_layers(self, module: nn.Module) -> None:
+        parts = [part for part in module.modules() if isinstance(part, BatchNorm)]
+        self._layers = [part for part in parts if part.training and part.track_running_stats]
+
     @torch.no_grad()
     def _renew(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not self._layers:
@@ -73,9 +80,11 @@ class RenewBatchNorm(reading.UsualReader, CallbackBase):
         loader = loaders.get_train_loader(trainer)
         generator = torch.Generator().manual_seed(self._seed + trainer.current_epoch)
         images = RandomSampler(loader.dataset, generator=generator)  # type: ignore[arg-type]
-        drawn = BatchSampler(images, batch_size(loader), drop_last=True)
+        size = batch_size(loader)
+        drawn = BatchSampler(images, size, drop_last=len(images) >= size)
         chosen = list(islice(drawn, self._num_batches))
         batches = loaders.with_batches(loader, chosen, persistent_workers=False, generator=None)
+        kept = [{name: buffer.clone() for name, buffer in layer.named_buffers()} for layer in self._layers]
         module.eval()
         for layer in self._layers:
             layer.reset_running_stats()
@@ -86,6 +95,10 @@ class RenewBatchNorm(reading.UsualReader, CallbackBase):
                 for batch in batches:
                     batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
                     module(self.batch_inputs(batch))
+        except BaseException:  # what is saved now are the statistics of the last whole batch
+            for layer, buffers in zip(self._layers, kept, strict=True):
+                layer.load_state_dict(buffers, strict=False)
+            raise
         finally:
             for layer, momentum in zip(self._layers, momenta, strict=True):
                 layer.momentum = momentum

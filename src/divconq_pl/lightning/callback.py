@@ -291,9 +291,9 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
 
     # How it is done.
 
-    def _parameters(self, module: nn.Module) -> dict[str, nn.Parameter]:
-        own = {} if self.subspaces is None else dict(self.subspaces.named_parameters())
-        return super()._parameters(module) | {f"{self.state_key}/{name}": p for name, p in own.items()}
+    def _trained(self, module: nn.Module) -> dict[str, nn.Module]:
+        own = {} if self.subspaces is None else {f"{self.state_key}/": self.subspaces}
+        return super()._trained(module) | own
 
     def _return_to_full_embedding(self) -> None:
         self.learner = None

@@ -76,8 +76,14 @@ class Divider:
             seconds it took.
 
         Raises:
-            InputError: if the training data set is another one than at the last division.
+            InputError: if the training data set is another one than at the last division, or the stage is deeper than
+                the schedule's ``split_depth``.
         """
+        if learners.subspaces is not None and stage.depth > learners.subspaces.split_depth:
+            raise InputError(
+                f"the schedule asks for depth {stage.depth} in epoch {trainer.current_epoch}, but its split_depth is "
+                f"{learners.subspaces.split_depth}; give it a split_depth of {stage.depth} or more"
+            )
         began = time.perf_counter()
         features, labels = extract_training_features(
             trainer,

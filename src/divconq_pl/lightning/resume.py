@@ -187,7 +187,7 @@ class ExactResume(CallbackBase):
             return
         randomness.set_random_state(trainer, self._of_boundary)
         if progress.in_step(trainer):
-            for name, buffer in pl_module.named_buffers():
+            for name, buffer in self._named_buffers(pl_module).items():
                 kept = self._buffers.get(name)
                 if kept is not None and kept.shape == buffer.shape:  # or the step has made it
                     buffer.data.copy_(kept)
@@ -246,7 +246,7 @@ class ExactResume(CallbackBase):
     def _note_boundary(self, trainer: pl.Trainer, module: nn.Module, *, validated: bool = False) -> None:
         self._validated = validated
         self._of_boundary, self._steps = randomness.random_state(trainer), progress.steps_done(trainer)
-        for name, buffer in module.named_buffers():
+        for name, buffer in self._named_buffers(module).items():
             if name in self._buffers and self._buffers[name].shape == buffer.shape:
                 self._buffers[name].copy_(buffer)
             else:
@@ -261,7 +261,7 @@ class ExactResume(CallbackBase):
         progress.set_logged_metrics(trainer, self._restored["metrics"])
         set_hidden_state(module, self._restored["hidden"])
         for name, gradient in self._restored["gradients"].items():
-            parameter = self._parameters(module)[name]
+            parameter = self._named_parameters(module)[name]
             parameter.grad = gradient.to(parameter.device)
         self._restored = None
 
@@ -286,11 +286,17 @@ class ExactResume(CallbackBase):
         """Return what has been accumulated since the last optimiser step; each process would have its own."""
         if trainer.world_size > 1 or self._failed or not progress.is_accumulating(trainer):
             return {}
-        return {name: p.grad.clone() for name, p in self._parameters(module).items() if p.grad is not None}
+        return {name: p.grad.clone() for name, p in self._named_parameters(module).items() if p.grad is not None}
 
-    def _parameters(self, module: nn.Module) -> dict[str, nn.Parameter]:
-        """Return what gradients may be accumulated for, by name."""
-        return dict(module.named_parameters())
+    def _trained(self, module: nn.Module) -> dict[str, nn.Module]:
+        """Return the modules that a step changes, by what their names begin with."""
+        return {"": module}
+
+    def _named_parameters(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        return {f"{start}{name}": p for start, m in self._trained(module).items() for name, p in m.named_parameters()}
+
+    def _named_buffers(self, module: nn.Module) -> dict[str, Tensor]:
+        return {f"{start}{name}": b for start, m in self._trained(module).items() for name, b in m.named_buffers()}
 
 
 def get_hidden_state(module: nn.Module) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,10 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from divconq_pl.core.subspaces import Subspaces
+from divconq_pl.errors import InputError
 from divconq_pl.lightning._trainer import progress
+
+_NO_SETTINGS = ("params", "initial_lr", "name", "param_names")
 
 
 class SubspaceOptimizer:
@@ -29,11 +33,20 @@ class SubspaceOptimizer:
         subspaces: has parameters, ``lr_factor``, ``weight_decay_factor``, ``penalty()`` and ``usage``.
         optimizers: those of the module.
         layer: the embedding layer.
+
+    Raises:
+        InputError: if the optimiser of the embedding layer evaluates the loss itself.
     """
 
     def __init__(self, subspaces: Subspaces, optimizers: Sequence[Optimizer], layer: nn.Module) -> None:
         self._subspaces = subspaces
         self._leader, self._number = _find_group(optimizers, layer)
+        closure = inspect.signature(type(self._leader).step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise InputError(
+                f"{type(self._leader).__name__} evaluates the loss several times in a step, which the parameters of "
+                f"{type(subspaces).__name__} cannot follow; use another optimiser, or subspaces='fixed'"
+            )
         self._own = _make_alike(self._leader, self._group, list(subspaces.parameters()))
         self.divided = False
 
@@ -66,9 +79,11 @@ class SubspaceOptimizer:
     def _step(self, trainer: pl.Trainer) -> None:
         is_finite = self._collect_gradients(trainer)
         self._add_penalty()
+        own = self._own.param_groups[0]
+        own.update(_settings(self._group))
         for name, factor in (("lr", self._subspaces.lr_factor), ("weight_decay", self._subspaces.weight_decay_factor)):
-            if name in self._group:
-                self._own.param_groups[0][name] = self._group[name] * factor
+            if name in own:
+                own[name] = own[name] * factor
         if is_finite:
             self._own.step()
         self._own.zero_grad()
@@ -121,6 +136,10 @@ def _make_alike(optimizer: Optimizer, group: dict[str, Any], parameters: list[nn
     """Return an optimiser of the same class and settings for other parameters."""
     twin = copy.copy(optimizer)
     twin.state, twin.param_groups = defaultdict(dict), []
-    left_out = ("params", "initial_lr", "name", "param_names")
-    twin.add_param_group({"params": parameters} | {k: v for k, v in group.items() if k not in left_out})
+    twin.add_param_group({"params": parameters, **_settings(group)})
     return twin
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    """Return what an optimiser does with a group."""
+    return {name: value for name, value in group.items() if name not in _NO_SETTINGS}
