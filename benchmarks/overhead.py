@@ -5,7 +5,7 @@
 In one real fit every divided step is followed by a step of a copy of the module without the callback, on the same
 batch: forward, miner, loss, backward, optimiser. The cost is what is spent inside of the callback's and the narrowing's
 hooks, and backwards through the narrowing. (A difference of two whole steps would hide it: the narrowed loss and miner
-are cheaper than the full ones.) That of learned masks leaves out their own gradient and the optimiser's step on them.
+are cheaper than the full ones.) That of learned masks leaves out their own gradient, push and step.
 """
 
 from __future__ import annotations
@@ -124,6 +124,7 @@ def main() -> None:
         flat=True,
         warmup_epochs=0,
         every_n_epochs=epochs,
+        merge_at=None,
         subspaces=arguments.subspaces,
     )
     stopwatch, profiler = Stopwatch(deepcopy(module)), SimpleProfiler()
