@@ -116,6 +116,15 @@ def test_the_documented_extras_bring_the_application(extra):
     assert names(extra) >= names("app")
 
 
+def test_the_wheel_holds_every_folder_of_the_package_and_the_configuration():
+    folders = {path.parent.relative_to(ROOT / "src") for path in PACKAGE.rglob("__init__.py")}
+    packages = {".".join(folder.parts) for folder in folders} | {"divconq_pl.conf"}
+    assert set(SETUP["options"]["packages"].split()) == packages
+    patterns = SETUP["options.package_data"]["divconq_pl.conf"].split(", ")
+    held = {file for pattern in patterns for file in (ROOT / "conf").glob(pattern)}
+    assert held == set((ROOT / "conf").rglob("*.yaml"))
+
+
 def test_a_plain_install_has_no_package_of_the_application_in_it():
     assert not names() & names("app")
 
