@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,15 +17,15 @@ from divconq_pl.core.division import Division
 from divconq_pl.core.sampling import Allotment, Draw
 from divconq_pl.core.schedule import ConquerScheduler, Stage, check_single_plan
 from divconq_pl.core.subspaces import Subspaces
-from divconq_pl.core.usable import check_divisible
 from divconq_pl.errors import InputError
 from divconq_pl.lightning import reading
 from divconq_pl.lightning._trainer import base, loaders, progress
 from divconq_pl.lightning.continuity import Record
+from divconq_pl.lightning.data_check import check_data
 from divconq_pl.lightning.dividing import Divider
 from divconq_pl.lightning.learners import Learners, MakeSubspaces
 from divconq_pl.lightning.resume import ExactResume
-from divconq_pl.lightning.routing import BatchRouter, batch_size, check_loader
+from divconq_pl.lightning.routing import BatchRouter
 from divconq_pl.losses.narrowing import WeightDims
 
 PLAN = tuple(name for name in inspect.signature(ConquerScheduler).parameters if name != "max_epochs")
@@ -322,27 +321,13 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
 
     def _check_data(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse data that cannot be divided, or with which the training of a checkpoint cannot go on."""
-        loader = self._router.users_loader(trainer)
-        check_loader(loader, self._settings["images_per_class"], num_learners := 2**self.schedule.split_depth)
-        labels = self.dataset_labels(loader.dataset)
-        if labels is not None:
-            check_divisible(labels, num_learners)
-        if advice := reading.check_label_range(pl_module, loader.dataset):
-            rank_zero_warn(advice)
-        settings = {
-            **self._learners.describe(),
-            **self.schedule.settings(),
-            **self._settings,
-            "batch_size": batch_size(loader),
-            "batches": len(loader),
-            "processes": trainer.world_size,
-        }
-        change = self._record.begin(
-            settings,
-            labels,
-            partial(reading.image_name, loader.dataset),
-            len(loader.dataset),  # type: ignore[arg-type]
+        check_data(
+            trainer,
+            pl_module,
+            self._router.users_loader(trainer),
+            self,
+            self._record,
+            {**self._learners.describe(), **self.schedule.settings(), **self._settings},
+            num_learners=2**self.schedule.split_depth,
             mid_epoch=progress.entered_mid_epoch(trainer) and self._entered == trainer.current_epoch,
         )
-        if change:
-            rank_zero_warn(change)
