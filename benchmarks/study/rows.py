@@ -46,6 +46,7 @@ CHOICES = {
     "flat": ("divide=flat",),
     "zeroed coordinates": ("divide.subspaces=zeroed",),
     "random coordinates in each step": ("divide.subspaces=random",),
+    "features of training": ("divide.features=training",),
     "whole classes in a cluster": ("divide.whole_classes=true",),
     "no warm-up": ("divide.warmup_epochs=0",),
     "backbone frozen for an epoch": ("divide.freeze_epochs=1",),

@@ -25,6 +25,7 @@ from divconq_pl.data import Glyphs, RetrievalDataModule
 NAMES = {
     "fixed": ["005-step", "012-epoch", "025-step", "036-step", "040-step", "055-step"],
     "learned": ["012-epoch", "029-step", "048-epoch"],
+    "training": ["012-epoch", "024-epoch", "029-step"],  # fixed subspaces, and the features of training
 }
 DDP = {"devices": 2, "strategy": "ddp"}
 DIVIDE = {"images_per_class": 2}
@@ -56,16 +57,19 @@ def record(folder, keep=None, resume=None, subspaces="fixed", seed=0, devices=2)
         folder: where, and the beginning of the file's name.
         keep: folder for checkpoints.
         resume: checkpoint to go on from.
-        subspaces: ``"fixed"`` or ``"learned"``.
+        subspaces: ``"fixed"``, ``"learned"`` or ``"training"``.
         seed: what the random numbers begin with.
         devices: number of processes.
     """
     rank = int(os.environ.get("LOCAL_RANK", 0))
     learners = Learners(10 * seed + rank)
     options = {"data": partial(loader, batch_size=16 // devices), **(DDP if devices == 2 else {})}
+    divide = DIVIDE
+    if subspaces == "training":
+        subspaces, divide = "fixed", {**DIVIDE, "features": "training"}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        module, callback = fit(keep, resume, learners, subspaces=subspaces, divide=DIVIDE, **options)
+        module, callback = fit(keep, resume, learners, subspaces=subspaces, divide=divide, **options)
     division = callback.division
     result = {
         "batches": module.seen,

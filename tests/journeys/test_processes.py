@@ -162,7 +162,7 @@ def test_under_ddp_all_processes_train_the_same_learner_on_other_images(written,
     assert disjoint >= 9
 
 
-@SUBSPACES
+@pytest.mark.parametrize("subspaces", NAMES)
 def test_under_ddp_a_stopped_training_ends_where_one_ends_that_never_stopped(written, subspaces):
     straight = read(written / subspaces / "straight")
     for name in NAMES[subspaces]:

@@ -44,6 +44,11 @@ def test_every_checkpoint_leads_to_the_same_end(tmp_path, subspaces):
     assert_all_lead_to_the_same_end(tmp_path, MOMENTS.values(), subspaces=subspaces)
 
 
+def test_so_it_does_where_the_features_of_training_are_divided(tmp_path):
+    names = list(MOMENTS.values())[:7]  # there is no division after them
+    assert_all_lead_to_the_same_end(tmp_path, names, divide={"features": "training"})
+
+
 def test_so_it_does_where_workers_load_the_data(tmp_path):
     names = ["005-step", "012-epoch", "029-step", "036-step", "055-step"]
     assert_all_lead_to_the_same_end(tmp_path, names, workers=2)

@@ -46,25 +46,35 @@ class RowStore:
             InputError: if there is no room for all rows, or there are more than were told.
         """
         if not self._rows.shape[1]:
-            self._rows = self._room(rows)
+            self._rows = make_room(self._num_rows, rows.shape[1], self._folder, rows.device)
         end = self._filled + len(rows)
         if end > self._num_rows:
             raise InputError(f"{end} or more feature rows came where {self._num_rows} images were to be looked at")
         self._rows[self._filled : end] = rows
         self._filled = end
 
-    def _room(self, like: Tensor) -> Tensor:
-        width = like.shape[1]
-        if self._folder is not None:
-            return mapped(self._folder, self._num_rows, width)
-        try:
-            return torch.empty(self._num_rows, width, device=like.device)
-        except RuntimeError as error:
-            raise InputError(
-                f"the features of {self._num_rows} images, {width} numbers each, take "
-                f"{_size(4 * self._num_rows * width)} and do not fit in the memory of {str(like.device)!r}; keep them "
-                "in a file with feature_store='<folder>'"
-            ) from error
+
+def make_room(
+    num_rows: int,
+    width: int,
+    folder: str | Path | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Return an uninitialised matrix, shape (num_rows, width): float16 in a mapped file if there is a folder for it.
+
+    Raises:
+        InputError: if there is no room for it.
+    """
+    if folder is not None:
+        return mapped(folder, num_rows, width)
+    try:
+        return torch.empty(num_rows, width, device=device, dtype=dtype)
+    except RuntimeError as error:
+        raise InputError(
+            f"the features of {num_rows} images, {width} numbers each, take {_size(dtype.itemsize * num_rows * width)} "
+            f"and do not fit in the memory of {str(device)!r}; keep them in a file with feature_store='<folder>'"
+        ) from error
 
 
 def mapped(folder: str | Path, num_rows: int, width: int) -> Tensor:

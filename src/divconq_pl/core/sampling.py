@@ -131,10 +131,14 @@ class ClusterBatchSampler(Sampler[list[int]]):
 
     def images(self, batch: int) -> list[int]:
         """Return the images of a batch (0, 1, ...) of the current epoch, those of this process."""
+        first = self._rank * self.batch_size
+        return self.images_of_all(batch)[first : first + self.batch_size]
+
+    def images_of_all(self, batch: int) -> list[int]:
+        """Return the images of a batch of the current epoch, those of process 0 first, then those of the others."""
         if self._batches is None:
             self._batches = self._lay_out()
-        first = self._rank * self.batch_size
-        return self._batches[batch][first : first + self.batch_size]
+        return self._batches[batch]
 
     def _lay_out(self) -> list[list[int]]:
         if self._streams is None or self._next_epoch > self._epoch:

@@ -221,6 +221,12 @@ class ConquerScheduler:
             frozen=since < self.freeze_epochs,
         )
 
+    def divides_after(self, epoch: int, max_epochs: int | None) -> bool:
+        """Tell whether an epoch after ``epoch`` begins with a division; where no end is set one is taken to."""
+        if _unknown(max_epochs):
+            return True
+        return any(self.stage(later).divides for later in range(epoch + 1, max_epochs or 0))
+
     def _conquer_stage(self, epochs: int) -> Stage:
         assert self.conquer_at is not None
         reached = self.stage(self.conquer_at - 1).depth if self.progressive and self.conquer_at else 0

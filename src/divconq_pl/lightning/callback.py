@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,21 +17,24 @@ from divconq_pl.core.division import Division
 from divconq_pl.core.sampling import Allotment, Draw
 from divconq_pl.core.schedule import ConquerScheduler, Stage, check_single_plan
 from divconq_pl.core.subspaces import Subspaces
-from divconq_pl.core.usable import check_divisible
 from divconq_pl.errors import InputError
 from divconq_pl.lightning import reading
 from divconq_pl.lightning._trainer import base, loaders, progress
 from divconq_pl.lightning.continuity import Record
+from divconq_pl.lightning.data_check import check_data
 from divconq_pl.lightning.dividing import Divider
 from divconq_pl.lightning.learners import Learners, MakeSubspaces
 from divconq_pl.lightning.resume import ExactResume
-from divconq_pl.lightning.routing import BatchRouter, batch_size, check_loader
+from divconq_pl.lightning.routing import BatchRouter
 from divconq_pl.losses.narrowing import WeightDims
 
 PLAN = tuple(name for name in inspect.signature(ConquerScheduler).parameters if name != "max_epochs")
 """What a schedule is made from."""
 
-SETTINGS = ("cluster_on", "start", "whole_classes", "images_per_class", "allotment", "draw", "isolate", "seed")
+SETTINGS = (
+    *("cluster_on", "features", "start", "whole_classes"),  # of divisions
+    *("images_per_class", "allotment", "draw", "isolate", "seed"),  # of steps
+)
 """What else decides how the training goes, by which a checkpoint is compared."""
 
 
@@ -68,6 +70,8 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         start: where k-means starts: with other seeds in each division (``"anew"``), with the ``"same_seed"`` as in the
             authors' code, or at the centres of the ``"previous"`` clusters.
         whole_classes: cluster the means of the classes instead of the images, so that no class is cut.
+        features: what is clustered is made by a pass over all images (``"exact"``), or is what ``"training"`` has made
+            of them since the last division, with a pass over the rest; see :class:`.LastFeatures`.
         feature_store: folder for the features that are clustered, in a memory-mapped file of float16 that is gone after
             the division; by default they are in memory.
         images_per_class, allotment, draw: what batches consist of, see :class:`ClusterBatchSampler`.
@@ -107,6 +111,7 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         clustering: Literal["auto", "faiss", "torch", "random"] | Cluster = "auto",
         start: Start = "anew",
         whole_classes: bool = False,
+        features: Literal["exact", "training"] = "exact",
         feature_store: str | Path | None = None,
         images_per_class: int = 4,
         allotment: Allotment = "proportional",
@@ -116,14 +121,14 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if cluster_on not in ("penultimate", "embedding"):
-            raise InputError(f"cluster_on={cluster_on!r} is unknown; choose 'penultimate' or 'embedding'")
         given = locals()
         self._plan = {name: given[name] for name in PLAN}
         self._given_schedule = schedule
         check_single_plan(schedule, self._plan)
         cluster = choose_clustering(clustering, start)
-        self._divider = Divider(cluster, cluster_on, cluster_dataset, feature_store, start, whole_classes, seed)
+        self._divider = Divider(
+            cluster, cluster_on, cluster_dataset, features, feature_store, start, whole_classes, seed
+        )
         self._learners = Learners(subspaces, embedding, weight_dims, isolated=isolate)
         self._router = BatchRouter(images_per_class, allotment, draw, seed)
         self._settings = {name: given[name] for name in SETTINGS}
@@ -140,6 +145,7 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         self._record = Record()
         self._router.reset()
         self._learners.reset()
+        self._divider.last.reset()
 
     @property
     def subspaces(self) -> Subspaces | None:
@@ -169,16 +175,29 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
             rank_zero_info(self.schedule.describe(trainer.max_epochs))
             depth = 0 if self._clusters is None else self._clusters.depth
             self._learners.attach(trainer, pl_module, self.schedule.split_depth, depth)
+            self._divider.watch(self._learners)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse data that could not be divided later, then pick up the thread where a resumed epoch was left."""
         if self.schedule.split_depth:
-            self._check_data(trainer, pl_module)
+            loader = self._router.users_loader(trainer)
+            check_data(
+                trainer,
+                pl_module,
+                loader,
+                self,
+                self._record,
+                {**self._learners.describe(), **self.schedule.settings(), **self._settings},
+                num_learners=2**self.schedule.split_depth,
+                mid_epoch=progress.entered_mid_epoch(trainer) and self._entered == trainer.current_epoch,
+            )
+            self._divider.begin(trainer, loader, self)
         super().on_train_start(trainer, pl_module)
 
     def enter_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, anew: bool) -> None:
         """Enter the stage of an epoch: divide, merge, or stay."""
         before, self.stage = self.stage, self.schedule.stage(trainer.current_epoch)
+        self._divider.plan(self.schedule, trainer)
         if not anew:
             return
         if self.stage.divides and self._since != trainer.current_epoch:
@@ -206,11 +225,13 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         self.learner = self._router.next_learner()
         divided = self.stage.phase == "divided"
         self._learners.activate(self.learner if divided else None, divided=divided)
+        self._divider.last.expect(self._router.images(trainer))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Return to the full embedding."""
+        self._divider.last.note(pl_module)
         self._return_to_full_embedding()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
@@ -224,6 +245,7 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         """Stop at a loss that is NaN or infinite, before it gets into the weights."""
         if self.schedule.split_depth:
             self._router.check_loss(trainer, loss)
+            self._divider.last.note(pl_module)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -245,6 +267,13 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         super().on_exception(trainer, pl_module, exception)
         self._learners.detach()
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the features of training that the next division will ask for."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        checkpoint["callbacks"][self.state_key]["features"] = self._divider.last.state(gather=not self._failed)
+
     @property
     def state_key(self) -> str:
         """The name of the callback in a checkpoint."""
@@ -252,13 +281,12 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the division, its history and what learners have of their own, as tensors and plain values."""
-        division, clusters = self.division, self._clusters
         return {
             **super().state_dict(),
             **self._record.state(),
-            "assignment": None if division is None else division.assignment,
-            "division_depth": None if division is None else division.depth,
-            "depth": None if clusters is None else clusters.depth,
+            "assignment": None if self.division is None else self.division.assignment,
+            "division_depth": None if self.division is None else self.division.depth,
+            "depth": None if self._clusters is None else self._clusters.depth,
             "since": self._since,
             "labels": self._labels,
             "history": [dict(summary) for summary in self.history],
@@ -273,6 +301,7 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         """
         super().load_state_dict(state_dict)
         self._record.load_state(state_dict)
+        self._divider.last.load_state(state_dict.get("features"))
         self.history = [dict(summary) for summary in state_dict["history"]]
         self._labels = state_dict["labels"]
         divided = state_dict["assignment"] is not None
@@ -300,7 +329,7 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         self._learners.activate(None, divided=False)
 
     def _divide(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        division, labels, summary = self._divider.divide(
+        self.division, self._labels, summary = self._divider.divide(
             trainer,
             pl_module,
             self._learners,
@@ -311,38 +340,10 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
             flat=self.schedule.flat,
             number=len(self.history) + 1,
         )
-        self.division, self._labels = division, labels
         self.history.append(summary)
-        self._set_clusters(division, since=trainer.current_epoch)
+        self._set_clusters(self.division, since=trainer.current_epoch)
 
     def _set_clusters(self, clusters: Division, since: int) -> None:
         """Make clusters, and as many subspaces, the present ones."""
         self._clusters, self._since = clusters, since
         self._learners.set_depth(clusters.depth)
-
-    def _check_data(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse data that cannot be divided, or with which the training of a checkpoint cannot go on."""
-        loader = self._router.users_loader(trainer)
-        check_loader(loader, self._settings["images_per_class"], num_learners := 2**self.schedule.split_depth)
-        labels = self.dataset_labels(loader.dataset)
-        if labels is not None:
-            check_divisible(labels, num_learners)
-        if advice := reading.check_label_range(pl_module, loader.dataset):
-            rank_zero_warn(advice)
-        settings = {
-            **self._learners.describe(),
-            **self.schedule.settings(),
-            **self._settings,
-            "batch_size": batch_size(loader),
-            "batches": len(loader),
-            "processes": trainer.world_size,
-        }
-        change = self._record.begin(
-            settings,
-            labels,
-            partial(reading.image_name, loader.dataset),
-            len(loader.dataset),  # type: ignore[arg-type]
-            mid_epoch=progress.entered_mid_epoch(trainer) and self._entered == trainer.current_epoch,
-        )
-        if change:
-            rank_zero_warn(change)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,15 +15,18 @@ from torch.utils.data import DataLoader, Dataset
 from divconq_pl.core.clustering import Cluster, Start
 from divconq_pl.core.division import Division, divide
 from divconq_pl.core.features import Features
-from divconq_pl.core.schedule import Stage
+from divconq_pl.core.schedule import ConquerScheduler, Stage
 from divconq_pl.core.summary import division_line, summarise
 from divconq_pl.errors import InputError
+from divconq_pl.lightning._trainer import loaders
+from divconq_pl.lightning.embedding_layer import Side
 from divconq_pl.lightning.feature_pass import extract_training_features
+from divconq_pl.lightning.last_features import LastFeatures
 from divconq_pl.lightning.learners import Learners
 from divconq_pl.lightning.reading import DataReader, find_cluster_dataset
 
 
-@dataclass(frozen=True)
+@dataclass
 class Divider:
     """How the training images are divided.
 
@@ -31,19 +34,71 @@ class Divider:
         cluster: makes clusters of features.
         cluster_on: what is clustered, the ``"penultimate"`` features or the ``"embedding"``.
         cluster_dataset: the images to look at; see :func:`.find_cluster_dataset` for what is taken by default.
+        features: ``"exact"``, which a pass over all images makes, or the last ones that ``"training"`` has made.
         feature_store: folder for a memory-mapped file of the features, None to keep them in memory.
         start: where the clustering starts, see :func:`.core.division.divide`.
         whole_classes: whether classes are clustered instead of images.
         seed: seed of all clusterings.
+        last: those of training.
+
+    Raises:
+        InputError: if ``cluster_on`` or ``features`` is none of these.
     """
 
     cluster: Cluster
     cluster_on: Literal["penultimate", "embedding"] = "penultimate"
     cluster_dataset: Dataset[Any] | None = None
+    features: Literal["exact", "training"] = "exact"
     feature_store: str | Path | None = None
     start: Start = "anew"
     whole_classes: bool = False
     seed: int = 0
+    last: LastFeatures = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.cluster_on not in ("penultimate", "embedding"):
+            raise InputError(f"cluster_on={self.cluster_on!r} is unknown; choose 'penultimate' or 'embedding'")
+        if self.features not in ("exact", "training"):
+            raise InputError(f"features={self.features!r} is unknown; choose 'exact' or 'training'")
+        self.last = LastFeatures(self.feature_store)
+
+    def side(self, learners: Learners) -> Side:
+        """Return the side of the embedding layer that is clustered."""
+        return "output" if self.cluster_on == "embedding" or learners.is_whole_network else "input"
+
+    def watch(self, learners: Learners) -> None:
+        """Look at the features that training makes, if it is those that are divided."""
+        if self.features == "training":
+            side = self.side(learners)
+            learners.look_at_layer(lambda inputs, output: self.last.look(side, inputs, output))
+
+    def begin(self, trainer: pl.Trainer, loader: DataLoader[Any], reader: DataReader) -> None:
+        """Make ready for the training images, which are known by now.
+
+        Raises:
+            InputError: if it is the features of training that are divided, and it is not known whose these are.
+        """
+        if self.features == "exact":
+            self.last.reset()
+            return
+        if not loaders.is_only_loader(trainer):
+            raise InputError(
+                "features='training' needs a single training loader, or it is not known which images a step is about; "
+                "use features='exact'"
+            )
+        if reader.dataset_labels(loader.dataset) is None:
+            raise InputError(
+                f"features='training' does not look at all images, and {type(loader.dataset).__name__} does not tell "
+                "their classes; give it an attribute targets, override DivideConquerCallback.dataset_labels, or use "
+                "features='exact'"
+            )
+        self.last.begin(trainer, len(loader.dataset))  # type: ignore[arg-type]
+
+    def plan(self, schedule: ConquerScheduler, trainer: pl.Trainer) -> None:
+        """Look at what the epoch's batches show if a later division asks for it."""
+        self.last.wanted = self.features == "training" and schedule.divides_after(
+            trainer.current_epoch, trainer.max_epochs
+        )
 
     def divide(
         self,
@@ -91,9 +146,10 @@ class Divider:
             learners.layer,
             loader,
             reader,
-            side="output" if self.cluster_on == "embedding" or learners.is_whole_network else "input",
+            side=self.side(learners),
             cluster_dataset=self.cluster_dataset or find_cluster_dataset(trainer),
             feature_store=self.feature_store,
+            last=self.last if self.features == "training" else None,
         )
         looked = time.perf_counter()
         previous = Division.undivided(len(features)) if previous is None else previous
@@ -115,6 +171,7 @@ class Divider:
             seed=self.seed,
             epoch=trainer.current_epoch,
         )
+        self.last.forget()
         _warn_if_short(division, previous, stage.depth)
         summary = summarise(division, previous, labels, epoch=trainer.current_epoch) | {
             "seconds_features": looked - began,

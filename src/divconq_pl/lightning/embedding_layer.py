@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.miners import BaseMiner
-from torch import nn
+from torch import Tensor, nn
 
 from divconq_pl.errors import InputError
+
+Side = Literal["input", "output"]
 
 WIDTHS = ("out_features", "num_features", "out_channels", "embedding_dim")
 
@@ -57,6 +61,14 @@ def find_backbone_parameters(module: nn.Module, layer: nn.Module) -> list[nn.Par
     kept = [part for part in module.modules() if part is layer or isinstance(part, BaseMetricLossFunction)]
     ids = {id(parameter) for part in kept for parameter in part.parameters()}
     return [parameter for parameter in module.parameters() if id(parameter) not in ids]
+
+
+def feature_of(side: Side, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    """Return what is clustered, of what goes into the layer and comes out of it.
+
+    What goes into a whole backbone are images; its features are what comes out.
+    """
+    return inputs[0] if side == "input" and inputs[0].ndim == 2 else output
 
 
 def _width(layer: nn.Module) -> int | None:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -21,6 +21,8 @@ from divconq_pl.core.features import Features
 from divconq_pl.core.row_store import RowStore
 from divconq_pl.errors import InputError
 from divconq_pl.lightning._trainer import loaders, processes
+from divconq_pl.lightning.embedding_layer import Side, feature_of
+from divconq_pl.lightning.last_features import LastFeatures
 from divconq_pl.lightning.reading import DataReader, contiguous, image_name
 from divconq_pl.lightning.routing import batch_size
 
@@ -37,9 +39,10 @@ def extract_training_features(
     loader: DataLoader[Any],
     reader: DataReader,
     *,
-    side: Literal["input", "output"],
+    side: Side,
     cluster_dataset: Dataset[Any] | None = None,
     feature_store: str | Path | None = None,
+    last: LastFeatures | None = None,
 ) -> tuple[Features, Tensor]:
     """Return the features and classes of all training images, in the order of the data set.
 
@@ -56,6 +59,7 @@ def extract_training_features(
         cluster_dataset: the images to look at; the training data set by default.
         feature_store: folder to keep the features in, as a memory-mapped file of float16; by default they stay in
             memory, float32, on the device of the network. See :class:`.RowStore`.
+        last: what is known of the images already: these are not looked at.
 
     Returns:
         Features, shape (N, D), L2-normalised, and classes 0..C-1, int64, shape (N,), on every process.
@@ -76,7 +80,8 @@ def extract_training_features(
     known = reader.dataset_labels(loader.dataset)
     own_labels = known if cluster_dataset is None else reader.dataset_labels(dataset)
     share = range(trainer.global_rank, num_images, trainer.world_size)
-    store = RowStore(len(share), feature_store)
+    images = share if last is None else last.missing()
+    store = RowStore(len(images), feature_store)
     seen: list[Any] = []
     bad: list[int] = []
 
@@ -88,25 +93,30 @@ def extract_training_features(
         pl_module(reader.batch_inputs(batch))
 
     def take(rows: Tensor) -> None:
-        found = [share[len(store) + i] for i in torch.nonzero(~rows.sum(1).isfinite()).flatten().tolist()]
+        found = [images[len(store) + i] for i in torch.nonzero(~rows.sum(1).isfinite()).flatten().tolist()]
         store.append(rows)
         bad.extend(found)
 
     def look(size: int) -> None:
         del seen[len(store) :]  # of a batch that memory ran out for
-        sampler = BatchSampler(share[len(store) :], size, drop_last=False)
+        sampler = BatchSampler(images[len(store) :], size, drop_last=False)
         batches = loaders.with_batches(loader, sampler, dataset=dataset, persistent_workers=False, generator=None)
         extract_features(pl_module, layer, _with_progress(trainer, batches), forward, take, side=side)
 
-    with isolate_rng(), trainer.precision_plugin.forward_context():
-        _with_smaller_batches(look, batch_size(loader))
-    if len(store) != len(share):
+    if len(images):
+        with isolate_rng(), trainer.precision_plugin.forward_context():
+            _with_smaller_batches(look, batch_size(loader))
+    if len(store) != len(images):
         raise InputError(
-            f"the batches of the training loader held {len(store)} of {len(share)} images; a batch must have one entry "
-            "for each index (look at the loader's collate_fn)"
+            f"the batches of the training loader held {len(store)} of {len(images)} images; a batch must have one "
+            "entry for each index (look at the loader's collate_fn)"
         )
+    rows = store.rows
+    if last is not None:
+        rows = last.complete(rows)
+        bad = [share[i] for i in torch.nonzero(~rows.sum(1).isfinite()).flatten().tolist()]
     features = Features(
-        store.rows, size=num_images, rank=trainer.global_rank, world_size=trainer.world_size, device=pl_module.device
+        rows, size=num_images, rank=trainer.global_rank, world_size=trainer.world_size, device=pl_module.device
     )
     _refuse_bad(features, bad, dataset)
     _warn_if_collapsed(features)
@@ -133,7 +143,7 @@ def extract_features(
     forward: Callable[[Any], object],
     take: Callable[[Tensor], object],
     *,
-    side: Literal["input", "output"] = "input",
+    side: Side = "input",
 ) -> None:
     """Collect what goes into (or comes out of) a layer, batch by batch, L2-normalised.
 
@@ -153,8 +163,7 @@ def extract_features(
     collected: list[Tensor] = []
 
     def look(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        # What goes into a whole backbone are images; its features are what comes out.
-        collected.append(inputs[0] if side == "input" and inputs[0].ndim == 2 else output)
+        collected.append(feature_of(side, inputs, output))
 
     handle = layer.register_forward_hook(look)
     try:

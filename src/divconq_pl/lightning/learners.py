@@ -113,6 +113,14 @@ class Learners:
             f"Divide and conquer: {type(subspaces).__name__} of the {width}-wide embedding given by {self._name!r}"
         )
 
+    def look_at_layer(self, look: Callable[[tuple[Any, ...], Any], None]) -> None:
+        """Show what goes into the embedding layer and comes out of it, before it is narrowed, until they detach."""
+
+        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:  # no method, or a copy would copy us
+            look(inputs, output)
+
+        self._handles.append(self.layer.register_forward_hook(hook, prepend=True))
+
     def detach(self) -> None:
         """Leave the module as it was."""
         for handle in self._handles:

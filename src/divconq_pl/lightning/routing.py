@@ -120,6 +120,13 @@ class BatchRouter:
         self._consumed += 1
         return self._learners[self._consumed - 1]
 
+    def images(self, trainer: pl.Trainer) -> list[int] | None:
+        """Return the images of the present batch, those of all processes; None if it comes from the user's loader."""
+        sampler = loaders.get_train_loader(trainer).batch_sampler
+        if not isinstance(sampler, ClusterBatchSampler):
+            return None
+        return sampler.images_of_all(progress.batch_index(trainer))
+
     def check_loss(self, trainer: pl.Trainer, loss: Tensor) -> None:
         """Refuse a loss that is NaN or infinite, before it gets into the weights.
 
