@@ -48,6 +48,7 @@ class SubspaceOptimizer:
                 f"{type(subspaces).__name__} cannot follow; use another optimiser, or subspaces='fixed'"
             )
         self._own = _make_alike(self._leader, self._group, list(subspaces.parameters()))
+        self.reset()
         self.divided = False
 
     def follow(self, trainer: pl.Trainer) -> RemovableHandle:
@@ -62,6 +63,10 @@ class SubspaceOptimizer:
     def reset(self) -> None:
         """Forget momentum and moments: after a split the parameters are those of other learners."""
         self._own.state.clear()
+        if isinstance(self._own, torch.optim.Adagrad):  # whose step does not make its own state in older torch
+            value = self._own.param_groups[0]["initial_accumulator_value"]
+            for parameter in self._subspaces.parameters():
+                self._own.state[parameter] = {"step": torch.tensor(0.0), "sum": torch.full_like(parameter, value)}
 
     def state(self) -> dict[str, Any]:
         """Return momentum and moments, as an optimiser keeps them."""
