@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from divconq_pl.data import ImageFolder, Splits
+from divconq_pl.data import ImageFolder, Splits, samples
 from divconq_pl.data.dataset import FileDataset, RetrievalDataset
+from divconq_pl.data.decoding import image_extensions
 from divconq_pl.errors import InputError
 
 LETTERS = list("abcdefghij")
@@ -194,7 +197,7 @@ def test_other_folders_beside_train_and_test_are_named(tmp_path: Path) -> None:
 
 def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
     fill(tmp_path, LETTERS)
-    for clutter in ("a/._0.png", "a/.hidden.jpg", "a/notes.txt", ".cache/x.png", "__MACOSX/._a.png", "list.txt"):
+    for clutter in ("a/._0.png", "a/.hidden.jpg", "a/Thumbs.db", ".cache/x.png", "__MACOSX/._a.png", "list.txt"):
         (tmp_path / clutter).parent.mkdir(exist_ok=True)
         (tmp_path / clutter).write_text("no image")
     splits = read(tmp_path, val_fraction=0)
@@ -219,8 +222,128 @@ def test_deeper_classes_are_refused(tmp_path: Path) -> None:
 def test_train_without_test_is_refused(tmp_path: Path) -> None:
     fill(tmp_path / "train", LETTERS)
     fill(tmp_path / "val", ["x", "y"])
-    with pytest.raises(InputError, match="folders where images are expected"):
+    with pytest.raises(InputError, match=r"has train and val but neither test .* dataset.root='.*/train'"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("parts", [("test",), ("query", "gallery"), ("val", "test")])
+def test_what_can_only_be_evaluated_on_is_refused_in_a_training(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    for part in parts:
+        fill(tmp_path / part, LETTERS)
+    if parts == ("test",):  # a folder within a folder, of whatever name
+        with pytest.warns(UserWarning, match="test' is used as root"):
+            ImageFolder(tmp_path).splits()
+        return
+    with pytest.raises(InputError, match=rf"has {' and '.join(parts)} but no train .* evaluate\.py"):
+        read(tmp_path)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    splits = read(fill(tmp_path, ["car", "bus", "train", "test", "val", "boat", "plane"]), val_fraction=0)
+    assert len(splits.train.classes) == 5
+
+
+def evaluated(root: Path, **arguments: object) -> FileDataset | tuple[FileDataset, FileDataset]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return ImageFolder(root, **arguments).evaluated()
+
+
+def test_an_evaluation_takes_all_images(tmp_path: Path) -> None:
+    fill(tmp_path, LETTERS, images=3)
+    whole = single(evaluated(tmp_path))
+    assert (whole.classes, len(whole)) == (LETTERS, 30)
+    assert len(single(evaluated(tmp_path, test_fraction=1.0))) == 30
+
+
+def test_an_evaluation_takes_the_classes_that_are_asked_for(tmp_path: Path) -> None:
+    fill(tmp_path, LETTERS)
+    assert single(evaluated(tmp_path, test_classes=["c", "a"])).classes == ["c", "a"]
+    assert single(evaluated(tmp_path, train_classes=LETTERS[:6], val_classes=["g", "h"])).classes == ["i", "j"]
+    assert single(evaluated(tmp_path, test_fraction=0.3)).classes == single(read(tmp_path).test).classes
+
+
+@pytest.mark.parametrize("parts", [["test"], ["train", "test"], ["train", "val", "test", "more"]])
+def test_an_evaluation_takes_the_whole_test_folder(tmp_path: Path, parts: list[str]) -> None:
+    for i, part in enumerate(parts):
+        fill(tmp_path / part, LETTERS[2 * i : 2 * i + 3] if part != "test" else LETTERS)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*test' is used as root")
+        assert len(single(ImageFolder(tmp_path).evaluated())) == 20
+
+
+def test_an_evaluation_needs_no_train_beside_query_and_gallery(tmp_path: Path) -> None:
+    fill(tmp_path / "query", ["b"])
+    fill(tmp_path / "gallery", ["a", "b", "c"])
+    query, gallery = evaluated(tmp_path)
+    assert query.classes == gallery.classes == ["a", "b", "c"]
+    assert (query.targets.tolist(), gallery.targets.tolist()) == ([1, 1], [0, 0, 1, 1, 2, 2])
+
+
+def test_an_evaluation_takes_a_single_class_and_a_flat_folder(tmp_path: Path) -> None:
+    flat = fill(tmp_path / "classes", ["birds"], images=4) / "birds"
+    for root in (flat.parent, flat):
+        data = single(evaluated(root))
+        assert (data.classes, len(data)) == (["birds"], 4)
+
+
+@pytest.mark.parametrize("parts", [("train", "val"), ("query", "val")])
+def test_an_evaluation_without_images_for_it_says_what_to_give(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    for part in parts:
+        fill(tmp_path / part, LETTERS)
+    with pytest.raises(InputError, match=r"neither test nor both query and gallery; .* dataset.root='"):
+        evaluated(tmp_path)
+
+
+def test_what_is_passed_over_is_said_by_extension_and_number(tmp_path: Path) -> None:
+    fill(tmp_path, LETTERS)
+    for name in ("a/1.heic", "a/2.HEIC", "b/3.mp4", "c/noextension", "loose.png"):
+        (tmp_path / name).write_bytes(b"")
+    fill(tmp_path / "d" / "more", ["x"])
+    for read_part in (ImageFolder(tmp_path).splits, ImageFolder(tmp_path).evaluated):
+        with pytest.warns(UserWarning, match="passed over in") as caught:
+            read_part()
+        (message,) = (str(warning.message) for warning in caught)
+        for said in ("2 .heic", "1 .mp4", "1 without an extension", "1 folder", "1 images outside", "end in .* .png"):
+            assert re.search(said, message), message
+
+
+def test_every_kind_of_image_that_the_decoder_reads_is_seen(tmp_path: Path) -> None:
+    endings = [".jpg", ".JPEG", ".jfif", ".jpe", ".png", ".gif", ".bmp", ".tif", ".TIFF", ".webp", ".ppm", ".jp2"]
+    endings += [".avif"] if ".avif" in image_extensions() else []
+    for name in LETTERS:
+        (tmp_path / name).mkdir()
+        for ending in endings:
+            kind = {".jfif": "JPEG", ".jpe": "JPEG"}.get(ending)
+            Image.new("RGB", (16, 16), (200, 100, 50)).save(tmp_path / name / f"image{ending}", kind)
+    data = single(evaluated(tmp_path))
+    assert len(data) == len(LETTERS) * len(endings)
+    for i in range(len(endings)):
+        pixel = np.asarray(data.image(i))[8, 8].astype(int)
+        assert np.abs(pixel - (200, 100, 50)).max() < 70, data.name_of(i)  # a palette of few colours is coarse
+
+
+def test_what_the_decoder_at_hand_cannot_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, LETTERS)
+    (tmp_path / "a" / "1.avif").write_bytes(b"")
+    known = {end: kind for end, kind in Image.registered_extensions().items() if kind != "AVIF"}
+    monkeypatch.setattr(Image, "registered_extensions", lambda: known)
+    samples._known_extensions.cache_clear()
+    with pytest.warns(UserWarning, match=r"passed over in .*: 1 \.avif; "):
+        ImageFolder(tmp_path).splits()
+    samples._known_extensions.cache_clear()
+
+
+def test_names_that_are_not_utf_8_are_read_and_can_be_written(tmp_path: Path) -> None:
+    fill(tmp_path, LETTERS)
+    odd = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(odd)
+    for i in range(2):
+        Image.new("L", (6, 4), 7).save(os.fsdecode(odd + b"/\xff%d.png" % i))
+    data = single(evaluated(tmp_path, test_classes=["a", "caf\\xe9"]))
+    assert data.classes == ["a", "caf\\xe9"]
+    assert data.name_of(2).encode().endswith(b"/caf\\xe9/\\xff0.png")
+    assert float(data[2][0].max()) == pytest.approx(7 / 255)
 
 
 def test_single_images_are_kept_and_counted(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ TINY = [
     "trainer.enable_progress_bar=false",
 ]
 TESTED = {*(f"test/recall_at_{k}" for k in (1, 2, 4, 8)), "test/map_at_r", "test/r_precision"}
+COUNTED = {"test/images", "test/classes"}
 PATIENCE = 180  # seconds until a program counts as stuck
 
 
@@ -86,7 +87,17 @@ def test_results_have_the_documented_names(results, run):
     found = results[run]
     seconds = {"train/seconds", "division/seconds"}
     clusters = {f"division/{name}" for name in ("pairs_kept", "classes_per_cluster", "nmi_classes") if run}
-    assert set(found) == {*TESTED, *seconds, *clusters, "val/recall_at_1", "seed", "selection", "overrides", "name"}
+    assert set(found) == {
+        *TESTED,
+        *COUNTED,
+        *seconds,
+        *clusters,
+        "val/recall_at_1",
+        "seed",
+        "selection",
+        "overrides",
+        "name",
+    }
     assert all(0 <= found[name] <= 1 for name in (*TESTED, "val/recall_at_1"))
     assert found["test/recall_at_1"] <= found["test/recall_at_2"] <= found["test/recall_at_8"]
     assert found["test/map_at_r"] <= found["test/r_precision"]
@@ -147,7 +158,7 @@ def test_evaluation_gives_the_numbers_of_the_run(call, sweep, results, tmp_path)
     code, out, _ = call("evaluate.py", f"checkpoint={best}", "json=again/numbers.json")
     assert code == 0
     again = json.loads((tmp_path / "again" / "numbers.json").read_text())
-    assert set(again) == {*TESTED, "name"}
+    assert set(again) == {*TESTED, *COUNTED, "name"}
     assert {name: again[name] for name in TESTED} == pytest.approx({name: results[1][name] for name in TESTED})
     assert f"{100 * results[1]['test/map_at_r']:.2f}" in out
 
@@ -236,7 +247,7 @@ def test_other_images_are_evaluated_with_their_own_metrics(call, sweep, results,
     found = json.loads((tmp_path / "other.json").read_text())
     names = {"recall_at_1", "recall_at_3", "map_at_r", "r_precision", "marp", "nmi"}
     names |= {"reid_recall_at_1", "reid_recall_at_3"}
-    assert set(found) == {"name", *(f"test/{name}" for name in names)}
+    assert set(found) == {"name", *COUNTED, *(f"test/{name}" for name in names)}
     assert found["test/marp"] > found["test/map_at_r"]
     assert found["test/map_at_r"] != results[1]["test/map_at_r"]
     heading = next(line.split() for line in out.splitlines() if "R@1" in line)

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from divconq_pl.app.checkpoints import CONFIG_KEY, load_embedder, read_checkpoint, refuse_odd_entries
+from divconq_pl.app.checks.images import check_tested
 from divconq_pl.app.checks.values import check_arguments, check_values
 from divconq_pl.app.comparison import (
     add_summary_rows,
@@ -22,7 +23,7 @@ from divconq_pl.app.comparison import (
 )
 from divconq_pl.app.evaluation import check_channels, check_not_shared, embed, measure
 from divconq_pl.app.export import check_export, export_embeddings
-from divconq_pl.app.results import check_published, write_json
+from divconq_pl.app.results import check_published, describe_images, write_json
 from divconq_pl.app.table import print_results
 from divconq_pl.app.trust import build_trusted, check_trusted
 from divconq_pl.data import RetrievalDataModule, RetrievalDataset
@@ -153,6 +154,7 @@ def make_data(cfg: DictConfig, config: dict[str, Any]) -> RetrievalDataModule:
     }
     data: RetrievalDataModule
     data = instantiate(cfg.data) if cfg.dataset else build_trusted({**config["data"], **loading}, "dataset")
+    check_tested(data.tested)
     check_channels(data, cfg.channels)
     return data
 
@@ -176,6 +178,7 @@ def report(cfg: DictConfig, rows: Sequence[dict[str, Any]], chosen_by_test: bool
     title = "Unseen classes"
     if chosen_by_test:
         title += ", by which the run chose its best epoch, which inflates the figures"
+    title += f": {describe_images(rows)}"
     if cfg.json:
         write_json(cfg.json, rows[0] if len(rows) == 1 else {row["name"]: row for row in rows})
     print_results(rows, title=title)

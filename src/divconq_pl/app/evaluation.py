@@ -61,11 +61,14 @@ def measure(
 
     Returns:
         ``test/recall_at_<K>``, ``test/map_at_r``, ``test/r_precision`` and, where asked for, ``test/nmi``,
-        ``test/marp`` and ``test/reid_recall_at_<K>``, as fractions in [0, 1].
+        ``test/marp`` and ``test/reid_recall_at_<K>``, as fractions in [0, 1]; and what they are of: ``test/images`` and
+        ``test/classes``, with ``test/queries`` where there is a gallery, whose images the former are.
     """
     arguments = [x for rows, data in zip(embeddings, parts, strict=True) for x in (rows, data.targets[: len(rows)])]
     metrics = retrieval_metrics(*arguments, ks=recall_ks, nmi_runs=nmi_runs, marp=marp, reid_draws=reid_draws)
-    return {f"test/{name}": value for name, value in metrics.items()}
+    counts = {"images": len(embeddings[-1]), "classes": len(arguments[-1].unique())}
+    counts |= {"queries": len(embeddings[0])} if len(embeddings) > 1 else {}
+    return {f"test/{name}": value for name, value in (metrics | counts).items()}
 
 
 def check_channels(data: RetrievalDataModule, channels: int) -> None:

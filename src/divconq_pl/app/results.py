@@ -2,7 +2,8 @@
 
 A run's results are one flat mapping, which ``results.json`` in its folder holds: ``name`` and ``overrides`` (what was
 asked for), ``test/recall_at_<K>``, ``test/map_at_r``, ``test/r_precision`` and, where computed, ``test/nmi``,
-``test/marp`` and ``test/reid_recall_at_<K>`` as fractions in [0, 1], ``train/seconds``, ``selection`` (how the epoch
+``test/marp`` and ``test/reid_recall_at_<K>`` as fractions in [0, 1], ``test/images``, ``test/classes`` and, where there
+is a gallery, ``test/queries`` (how many), ``train/seconds``, ``selection`` (how the epoch
 was chosen), and ``published/source`` with ``published/recall_at_1`` and so on: what somebody published for the same.
 """
 
@@ -106,6 +107,22 @@ def describe_selection(rows: Iterable[Row]) -> str:
     return "; ".join(
         text for selection, text in SELECTIONS.items() if any(r.get("selection") == selection for r in rows)
     )
+
+
+def describe_images(rows: Sequence[Row]) -> str:
+    """Say what results are of, for a heading; empty where they do not say it.
+
+    Example:
+        >>> describe_images([{"test/images": 128, "test/classes": 16}, {"test/images": 130, "test/classes": 16}])
+        '128 to 130 images of 16 classes'
+    """
+    spans = {}
+    for what in ("queries", "images", "classes"):
+        if counts := [row[f"test/{what}"] for row in rows if row.get(f"test/{what}") is not None]:
+            least, most = round(min(counts)), round(max(counts))
+            spans[what] = f"{least} {what}" if least == most else f"{least} to {most} {what}"
+    images = " in ".join(spans[what] for what in ("queries", "images") if what in spans)
+    return f"{images} of {spans['classes']}" if "classes" in spans and images else ""
 
 
 def collect_runs(folder: str | Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from divconq_pl.app.command import end_with_error
-from divconq_pl.app.results import average_over_seeds, collect_runs, describe_selection
+from divconq_pl.app.results import average_over_seeds, collect_runs, describe_images, describe_selection
 from divconq_pl.app.table import print_results
 
 
@@ -29,7 +29,8 @@ class RunFolders(Callback):
         runs = collect_runs(config.hydra.sweep.dir)
         if runs:
             title = f"Results of {config.hydra.sweep.dir}"
-            print_results(average_over_seeds(runs), title=", ".join(filter(None, (title, describe_selection(runs)))))
+            said = filter(None, (title, describe_selection(runs), describe_images(runs)))
+            print_results(average_over_seeds(runs), title=", ".join(said))
 
 
 def _check_unused(name: str, folder: str) -> None:

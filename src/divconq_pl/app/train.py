@@ -17,11 +17,19 @@ from torch import Tensor
 
 from divconq_pl.app import pictures
 from divconq_pl.app.checkpoints import CONFIG_KEY, KeepConfig, check_fit, compare_configs, read_checkpoint
+from divconq_pl.app.checks.images import check_findable, check_images, check_queries
 from divconq_pl.app.checks.rehearsal import check_trainer, rehearse
 from divconq_pl.app.checks.values import check_arguments, check_values
 from divconq_pl.app.evaluation import check_not_shared, embed, measure
 from divconq_pl.app.interruption import NoticeDeadWorkers, StopBetweenBatches
-from divconq_pl.app.results import RESULTS_FILE, check_published, describe_selection, name_selection, write_json
+from divconq_pl.app.results import (
+    RESULTS_FILE,
+    check_published,
+    describe_images,
+    describe_selection,
+    name_selection,
+    write_json,
+)
 from divconq_pl.app.table import print_results
 from divconq_pl.data import RetrievalDataModule
 from divconq_pl.lightning.callback import DivideConquerCallback
@@ -87,8 +95,18 @@ def check_config(cfg: DictConfig) -> None:
 
 
 def make_data(cfg: DictConfig) -> RetrievalDataModule:
-    """Build the data module, and tell the configuration how many classes it trains on."""
+    """Build the data module, look at its images, and tell the configuration how many classes it trains on.
+
+    Raises:
+        InputError: if images cannot be read, or none of those to evaluate on can be found.
+    """
     data: RetrievalDataModule = instantiate(cfg.data)
+    splits = data.splits
+    if data.validates and data.validate_on == "val" and splits.val is not None:
+        check_findable((splits.val,), "to validate on", "use selection=last_epoch, or validate on other images")
+    check_findable(data.tested, "to test on", "bring two or more of some classes")
+    check_images([part for part in (splits.train, splits.val, *data.tested) if part is not None])
+    check_queries(data.tested)
     cfg.num_classes = len(data.splits.train.classes)
     return data
 
@@ -231,5 +249,6 @@ def _describe_clusters(divisions: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 def report(folder: Path, results: Mapping[str, Any]) -> None:
     """Write the results of a run into its folder, and print them."""
     write_json(folder / RESULTS_FILE, results)
-    print_results([results], title=f"Unseen classes, {describe_selection([results])}")
+    title = f"Unseen classes, {describe_selection([results])}: {describe_images([results])}"
+    print_results([results], title=title)
     print(f"everything of this run is in {folder}")

@@ -16,6 +16,7 @@ from divconq_pl.data.dataset import (
     Splits,
     SplitSource,
 )
+from divconq_pl.data.evaluation import EvaluationDataModule
 from divconq_pl.data.glyphs import Glyphs
 from divconq_pl.data.image_folder import ImageFolder
 from divconq_pl.data.inshop import InShop
@@ -31,6 +32,7 @@ __all__ = [
     "CacheableTransform",
     "CachedDataset",
     "Cars196",
+    "EvaluationDataModule",
     "FileDataset",
     "Glyphs",
     "ImageFolder",

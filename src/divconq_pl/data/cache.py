@@ -12,7 +12,7 @@ import struct
 import warnings
 import weakref
 import zlib
-from functools import cache
+from functools import cache, partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from divconq_pl.errors import InputError
 
 _log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _HEADER_SIZE = 256
 _RECORD = struct.Struct("<QI")
@@ -257,5 +257,7 @@ def _describe_pixels(data: FileDataset, transform: CacheableTransform) -> str:
     """Name all that pixels depend on besides the contents of the files."""
     names = hashlib.sha256("\0".join(os.path.abspath(file) for file in data._files).encode(errors="surrogateescape"))
     libraries = [torch.__version__, torchvision.__version__, PIL.__version__, PIL.features.version("jpg")]
-    reader = f"{type(data).__qualname__} {data._read.__qualname__}"
+    options = data.read.keywords if isinstance(data.read, partial) else {}
+    read = data.read.func if isinstance(data.read, partial) else data.read
+    reader = f"{type(data).__qualname__} {read.__qualname__} {sorted(options.items())}"
     return f"{FORMAT_VERSION} {reader} {names.hexdigest()} {transform.geometry!r} {libraries}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
+from divconq_pl.data.decoding import printable, read_rgb
 from divconq_pl.errors import InputError
 
 if TYPE_CHECKING:
@@ -186,7 +187,8 @@ class FileDataset(RetrievalDataset):
         targets: label of each image, shape (N,).
         classes: name of each class.
         transform: image to tensor.
-        read: turns an entry of ``files`` into an RGB image; a function of a module, so that it can be sent to workers.
+        read: turns an entry of ``files`` into an RGB image; a function of a module, or a ``partial`` of one, so that it
+            can be sent to workers. By default :func:`~divconq_pl.data.decoding.read_rgb`.
     """
 
     def __init__(
@@ -203,11 +205,21 @@ class FileDataset(RetrievalDataset):
         self._files = [str(file) for file in files]
         self._read = read or read_rgb
 
+    @property
+    def files(self) -> list[str]:
+        """The path of each image, as the system takes it; the entries of ``files`` where they are something else."""
+        return [self._files[row] for row in self._rows.tolist()]
+
+    @property
+    def read(self) -> Callable[[str], Image.Image]:
+        """What turns an entry of ``files`` into an RGB image."""
+        return self._read
+
     def _image(self, row: int) -> Image.Image:
         return self._read(self._files[row])
 
     def _name(self, row: int) -> str:
-        return self._files[row]
+        return printable(self._files[row])
 
 
 def _check_groups(groups: Tensor, num_images: int, num_names: int) -> None:
@@ -234,27 +246,6 @@ def random_numbers(seed: str) -> Iterator[None]:
     finally:
         random.setstate(before[0])
         torch.set_rng_state(before[1])
-
-
-def read_rgb(file: str | Path | BinaryIO, name: str | None = None) -> Image.Image:
-    """Decode an image file to RGB; transparent pixels keep their own colour.
-
-    Args:
-        file: path of the file, or the open file.
-        name: how to name it in an error; by default its path.
-
-    Raises:
-        InputError: if the file is missing, truncated or not an image; it names the file.
-    """
-    try:
-        with Image.open(file) as image:
-            if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip to white
-                return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-            if image.mode == "P" and "transparency" in image.info:  # Pillow would warn of what is lost
-                return image.convert("RGBA").convert("RGB")
-            return image.convert("RGB")
-    except Exception as error:  # each of Pillow's decoders fails in its own way, from OSError to struct.error
-        raise InputError(f"cannot read the image {name or str(file)!r}: {error}") from error
 
 
 @dataclass(frozen=True)

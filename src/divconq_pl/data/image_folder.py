@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
+from PIL import Image
 
 from divconq_pl.data.dataset import FileDataset, Splits
+from divconq_pl.data.decoding import MAX_MEGAPIXELS, image_extensions, printable, read_rgb
 from divconq_pl.data.samples import (
     OnBadImage,
     check_gallery,
     check_on_bad_image,
+    describe_passed_over,
     find_single,
     find_unreadable,
-    is_visible,
     join_first,
     list_folders,
+    list_images,
 )
-from divconq_pl.data.splitting import hold_out, split_by_class
+from divconq_pl.data.splitting import hold_out, split_by_class, split_classes
 from divconq_pl.errors import InputError
 
 Sample = tuple[str, str]
 """Class name and path of an image."""
+
+PARTS = ("train", "val", "test", "query", "gallery")
+TRAINING_LAYOUTS = (("train", "query", "gallery"), ("train", "test"))
+TEST_FRACTION = 0.3
+"""The share of the classes that is for the test where nothing says which."""
 
 LAYOUTS = "<root>/<class>/<image>, <root>/{train,test}/<class>/<image> or <root>/{train,query,gallery}/<class>/<image>"
 
@@ -39,7 +47,11 @@ class ImageFolder:
     - ``<root>/train/...``, ``<root>/query/...`` and ``<root>/gallery/...``, possibly ``<root>/val/...``: each query
       image looks for its class in the gallery.
 
-    Where nothing says which classes are for validation, a share of the training classes is drawn.
+    Where nothing says which classes are for validation, a share of the training classes is drawn. An evaluation alone
+    needs no train folder, and takes all images where there is no part for the test, see :meth:`evaluated`.
+
+    What is no image by its name is passed over, and a warning says how much of what that is. How images are decoded,
+    :func:`~divconq_pl.data.decoding.read_rgb` says.
 
     Args:
         root: the folder, or one that holds nothing else.
@@ -48,12 +60,15 @@ class ImageFolder:
         test_classes: the same for the test classes.
         val_fraction: share of the classes (of the training classes, if the test classes are given) for validation,
             0 for none.
-        test_fraction: share of the classes for the test, for the first layout without lists.
+        test_fraction: share of the classes for the test, for the first layout without lists; None is
+            :data:`TEST_FRACTION` in a training and all in an evaluation.
         fold: for cross-validation, in place of ``val_fraction``: which of ``num_folds`` equal shares of the classes
             that are not for the test is for validation.
         num_folds: number of folds.
         on_bad_image: ``"stop"`` with the name of the file when it is read, or ``"skip"``: decode every image once
             beforehand and leave out those that cannot be.
+        white_level: the value that is white in gray images of more than 8 bits; by default as their format says.
+        max_megapixels: the largest image that is read.
         seed: seed of the split.
 
     Raises:
@@ -68,10 +83,12 @@ class ImageFolder:
         val_classes: Sequence[str] | None = None,
         test_classes: Sequence[str] | None = None,
         val_fraction: float = 0.2,
-        test_fraction: float = 0.3,
+        test_fraction: float | None = None,
         fold: int | None = None,
         num_folds: int = 4,
         on_bad_image: OnBadImage = "stop",
+        white_level: float | None = None,
+        max_megapixels: float = MAX_MEGAPIXELS,
         seed: int = 0,
     ) -> None:
         self.root = Path(root).expanduser()
@@ -83,12 +100,17 @@ class ImageFolder:
             raise InputError("val_classes are listed without train_classes or test_classes; list one of these, too")
         if val_classes is not None and fold is not None:
             raise InputError(f"fold={fold} holds classes out for validation, but val_classes lists some; leave one out")
+        for name, value in (("white_level", white_level), ("max_megapixels", max_megapixels)):
+            if value is not None and not value > 0:
+                raise InputError(f"{name}={value} must be above 0")
         self.train_classes, self.val_classes, self.test_classes = train_classes, val_classes, test_classes
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.fold = fold
         self.num_folds = num_folds
         self.on_bad_image = on_bad_image
+        self.white_level = white_level
+        self.max_megapixels = max_megapixels
         self.seed = seed
 
     def splits(self) -> Splits:
@@ -98,42 +120,105 @@ class ImageFolder:
             InputError: if the folder has no such layout, a listed class is missing, a part has fewer than two
                 classes, or training classes are evaluated on.
         """
-        root = _descend(self.root)
-        found = list_folders(root)
-        if {"train", "query", "gallery"} <= set(found):
-            layout: tuple[str, ...] = ("train", "query", "gallery")
-        elif {"train", "test"} <= set(found):
-            layout = ("train", "test")
-        else:
-            return self._split_by_class(self._list_samples(root))
-        if self.train_classes is not None or self.test_classes is not None:
-            raise InputError(f"{str(root)!r} has its own train folder; leave out train_classes and test_classes")
-        if unused := [name for name in found if name not in (*layout, "val")]:
-            warnings.warn(f"{str(root)!r} has the folders {layout}; {unused} are ignored", stacklevel=2)
-        parts = {name: self._list_samples(root / name) for name in (*layout, "val") if name in found}
+        with self._reporting() as passed_over:
+            root = _descend(self.root)
+            found = _find_parts(root)
+            if "train" not in found:
+                if found:
+                    raise InputError(
+                        f"{str(root)!r} has {_join_and(found)} but no train folder, so it can be evaluated on, by "
+                        f"evaluate.py, but not be trained on; to split the classes of one, give dataset.root="
+                        f"{str(root / found[0])!r}"
+                    )
+                return self._split_by_class(self._list_samples(root, passed_over))
+            layout = next((parts for parts in TRAINING_LAYOUTS if set(parts) <= set(found)), None)
+            if layout is None:
+                raise InputError(
+                    f"{str(root)!r} has {_join_and(found)} but neither test nor both query and gallery beside it; to "
+                    f"split the classes of train, give dataset.root={str(root / 'train')!r}"
+                )
+            if self.train_classes is not None or self.test_classes is not None:
+                raise InputError(f"{str(root)!r} has its own train folder; leave out train_classes and test_classes")
+            if unused := [name for name in list_folders(root) if name not in (*layout, "val")]:
+                warnings.warn(f"{str(root)!r} has the folders {layout}; {unused} are ignored", stacklevel=2)
+            parts = {name: self._list_samples(root / name, passed_over) for name in (*layout, "val") if name in found}
         _warn_of_shared_classes(parts)
-        train = _make_dataset(parts["train"])
+        train = self._make_dataset(parts["train"])
         if "val" not in parts:
             return Splits(*self._hold_out(train), self._make_test_part(parts))
         if self.fold is not None:
             raise InputError(f"{str(root)!r} has its own val folder; leave out fold")
-        return Splits(train, _make_dataset(parts["val"]), self._make_test_part(parts))
+        return Splits(train, self._make_dataset(parts["val"]), self._make_test_part(parts))
+
+    def evaluated(self) -> FileDataset | tuple[FileDataset, FileDataset]:
+        """Return the images that an evaluation without a training is about.
+
+        They are those of ``query`` and ``gallery`` or of ``test``, where there are such folders; the listed test
+        classes, or the drawn ones, if there is a list or a ``test_fraction``; and all images otherwise. Images without
+        folders for their classes are of a single one.
+
+        Raises:
+            InputError: if there are none, a listed class is missing, or no query has its class in the gallery.
+        """
+        with self._reporting() as passed_over:
+            root = _descend(self.root)
+            found = _find_parts(root)
+            for layout in (("query", "gallery"), ("test",)):
+                if set(layout) <= set(found):
+                    parts = {name: self._list_samples(root / name, passed_over) for name in layout}
+                    return self._make_test_part(parts)
+            if found:
+                raise InputError(
+                    f"{str(root)!r} has {_join_and(found)} but neither test nor both query and gallery; give the "
+                    f"folder to evaluate on, such as dataset.root={str(root / found[0])!r}"
+                )
+            if not list_folders(root) and (files := list_images(root, passed_over)):
+                name = printable(root.resolve().name)
+                return self._make_dataset([(name, file) for file in self._leave_out_bad(files, root)])
+            data = self._make_dataset(self._list_samples(root, passed_over))
+        if self.train_classes is not None or self.test_classes is not None:
+            return data.with_classes(self._assign_classes(data.classes)[2])
+        if self.test_fraction is None or self.test_fraction == 1:
+            return data
+        return data.with_classes(split_classes(data.classes, 0, self.test_fraction, self.seed)[2])
+
+    @contextmanager
+    def _reporting(self) -> Iterator[Counter[str]]:
+        """Count what is passed over, and say it in the end."""
+        passed_over: Counter[str] = Counter()
+        yield passed_over
+        if passed_over:
+            warnings.warn(
+                f"passed over in {str(self.root)!r}: {describe_passed_over(passed_over)}; images end in "
+                f"{' '.join(image_extensions())}",
+                stacklevel=4,
+            )
+
+    def _make_dataset(self, samples: Sequence[Sample], classes: Sequence[str] | None = None) -> FileDataset:
+        names = sorted({name for name, _ in samples}) if classes is None else classes
+        label = {name: i for i, name in enumerate(names)}
+        files, labels = [file for _, file in samples], [label[name] for name, _ in samples]
+        return FileDataset(files, labels, names, read=self._read)
+
+    @property
+    def _read(self) -> Callable[[str], Image.Image]:
+        return partial(read_rgb, white_level=self.white_level, max_megapixels=self.max_megapixels)
 
     def _make_test_part(self, parts: dict[str, list[Sample]]) -> FileDataset | tuple[FileDataset, FileDataset]:
         if "query" not in parts:
-            return _make_dataset(parts["test"])
+            return self._make_dataset(parts["test"])
         query, gallery = parts["query"], parts["gallery"]
         classes = sorted({name for name, _ in (*query, *gallery)})
         check_gallery([name for name, _ in query], [name for name, _ in gallery], self.root)
-        return _make_dataset(query, classes), _make_dataset(gallery, classes)
+        return self._make_dataset(query, classes), self._make_dataset(gallery, classes)
 
     def _split_by_class(self, samples: list[Sample]) -> Splits:
-        data = _make_dataset(samples)
+        data = self._make_dataset(samples)
         if self.train_classes is None and self.test_classes is None:
             return split_by_class(
                 data,
                 self.val_fraction,
-                self.test_fraction,
+                TEST_FRACTION if self.test_fraction is None else self.test_fraction,
                 fold=self.fold,
                 num_folds=self.num_folds,
                 seed=self.seed,
@@ -161,23 +246,25 @@ class ImageFolder:
         rest = [name for name in classes if name not in set(listed)]
         return lists["train"] or rest, lists["val"], lists["test"] or rest
 
-    def _list_samples(self, folder: Path) -> list[Sample]:
+    def _list_samples(self, folder: Path, passed_over: Counter[str]) -> list[Sample]:
         """List the images of a folder of classes, sorted by class and file name."""
-        images = {name: _list_images(folder / name) for name in list_folders(folder)}
+        images = {name: list_images(folder / name, passed_over) for name in list_folders(folder)}
+        if outside := list_images(folder):
+            passed_over["images outside of the classes' folders"] += len(outside)
         empty = [name for name, files in images.items() if not files]
         for name in empty:
-            if any(_list_images(folder / name / inner) for inner in list_folders(folder / name)):
+            if any(list_images(folder / name / inner) for inner in list_folders(folder / name)):
                 raise InputError(f"{str(folder / name)!r} holds folders where images are expected; use {LAYOUTS}")
-        samples = [(name, file) for name, files in images.items() for file in files]
+        samples = [(printable(name), file) for name, files in images.items() for file in files]
         if not samples:
             what = f"{len(images)} folders but no image in them" if images else "no folder per class"
-            kinds = " ".join(IMG_EXTENSIONS)
-            raise InputError(f"{str(folder)!r} has {what}; use {LAYOUTS}, with images that end in {kinds}")
+            there = f" ({describe_passed_over(passed_over)})" if passed_over else ""
+            kinds = " ".join(image_extensions())
+            raise InputError(f"{str(folder)!r} has {what}{there}; use {LAYOUTS}, with images that end in {kinds}")
         if empty:
             warnings.warn(f"{len(empty)} folders of {str(folder)!r} hold no image: {join_first(empty)}", stacklevel=3)
-        if self.on_bad_image == "skip":
-            bad = find_unreadable([file for _, file in samples], folder)
-            samples = [(name, file) for name, file in samples if file not in bad]
+        good = self._leave_out_bad([file for _, file in samples], folder)
+        samples = [(name, file) for name, file in samples if file in good]
         if folder.name not in ("query", "gallery") and (lone := find_single(name for name, _ in samples)):
             warnings.warn(
                 f"{len(lone)} classes of {str(folder)!r} have a single image, which no other can find: "
@@ -186,11 +273,20 @@ class ImageFolder:
             )
         return samples
 
+    def _leave_out_bad(self, files: Sequence[str], folder: Path) -> dict[str, None]:
+        """Return the files in their order, where it was asked for without those that cannot be read."""
+        bad = find_unreadable(files, folder, self._read) if self.on_bad_image == "skip" else set()
+        return dict.fromkeys(file for file in files if file not in bad)
 
-def _make_dataset(samples: Sequence[Sample], classes: Sequence[str] | None = None) -> FileDataset:
-    names = sorted({name for name, _ in samples}) if classes is None else classes
-    label = {name: i for i, name in enumerate(names)}
-    return FileDataset([file for _, file in samples], [label[name] for name, _ in samples], names)
+
+def _find_parts(root: Path) -> list[str]:
+    """Return which of a folder's folders are parts of a data set: named as one, and holding folders, not images."""
+    folders = set(list_folders(root))
+    return [name for name in PARTS if name in folders and list_folders(root / name) and not list_images(root / name)]
+
+
+def _join_and(names: Sequence[str]) -> str:
+    return " and ".join(names)
 
 
 def _descend(root: Path) -> Path:
@@ -198,21 +294,12 @@ def _descend(root: Path) -> Path:
     folder = root
     while len(names := list_folders(folder)) == 1:
         inner = folder / names[0]
-        if _list_images(inner) or not list_folders(inner):
+        if list_images(inner) or not list_folders(inner):
             break
         folder = inner
     if folder != root:
         warnings.warn(f"{str(root)!r} holds a single folder; {str(folder)!r} is used as root", stacklevel=3)
     return folder
-
-
-def _list_images(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(
-            entry.path
-            for entry in entries
-            if is_visible(entry.name) and has_file_allowed_extension(entry.name, IMG_EXTENSIONS) and entry.is_file()
-        )
 
 
 def _warn_of_shared_classes(parts: dict[str, list[Sample]]) -> None:

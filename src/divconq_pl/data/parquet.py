@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from divconq_pl.data.dataset import read_rgb
+from divconq_pl.data.decoding import read_rgb
 from divconq_pl.errors import InputError
 
 _lock = threading.Lock()

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from divconq_pl.data.dataset import FileDataset, Splits, read_rgb
+from divconq_pl.data.dataset import FileDataset, Splits
+from divconq_pl.data.decoding import read_rgb
 from divconq_pl.data.download import Archive, fetch
 from divconq_pl.data.layouts import Found, Labelled, Layout, Parts, explain_missing, find_layout
 from divconq_pl.data.samples import (

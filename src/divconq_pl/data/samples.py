@@ -7,15 +7,18 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tqdm import tqdm
 
-from divconq_pl.data.dataset import read_rgb
+from divconq_pl.data.decoding import image_extensions, printable, read_rgb
 from divconq_pl.errors import InputError
 
 OnBadImage = Literal["stop", "skip"]
+
+_known_extensions = cache(image_extensions)
 
 
 def check_on_bad_image(value: str) -> None:
@@ -65,11 +68,10 @@ def find_unreadable(images: Sequence[str], where: Path, read: Callable[[str], An
         progress = tqdm(pool.map(is_readable, images), "Checking images", len(images), unit="image", disable=None)
         bad = [image for image, good in zip(images, progress, strict=True) if not good]
     if bad and len(bad) == len(images):
-        raise InputError(f"none of the {len(bad)} images of {str(where)!r} can be read, such as {bad[0]!r}")
+        raise InputError(f"none of the {len(bad)} images of {str(where)!r} can be read, such as {printable(bad[0])!r}")
     if bad:
-        warnings.warn(
-            f"{len(bad)} images of {str(where)!r} cannot be read and are left out: {join_first(bad)}", stacklevel=4
-        )
+        first = join_first([*map(printable, bad)])
+        warnings.warn(f"{len(bad)} images of {str(where)!r} cannot be read and are left out: {first}", stacklevel=4)
     return set(bad)
 
 
@@ -101,8 +103,37 @@ def list_folders(folder: Path) -> list[str]:
 
 
 def is_visible(name: str) -> bool:
-    """Tell whether a name is neither hidden nor one that macOS adds (``._*`` and ``__MACOSX``)."""
-    return not name.startswith(".") and name != "__MACOSX"
+    """Tell whether a name is neither hidden nor one that macOS or Windows adds (``._*``, ``Thumbs.db`` and so on)."""
+    return not name.startswith(".") and name not in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def list_images(folder: Path, passed_over: Counter[str] | None = None) -> list[str]:
+    """List the images of a folder, sorted: the files whose names end as the decoder at hand reads them.
+
+    Args:
+        folder: the folder; what lies deeper is not looked for.
+        passed_over: counts by their ends the visible files that are no such images, and folders.
+    """
+    images = []
+    with os.scandir(folder) as entries:
+        for entry in filter(lambda entry: is_visible(entry.name), entries):
+            extension = os.path.splitext(entry.name)[1].lower()
+            if extension in _known_extensions() and entry.is_file():
+                images.append(entry.path)
+            elif passed_over is not None:
+                kind = (extension or "without an extension") if entry.is_file() else "folder or broken link"
+                passed_over[printable(kind)] += 1
+    return sorted(images)
+
+
+def describe_passed_over(passed_over: Counter[str]) -> str:
+    """Say how many files of each kind were passed over.
+
+    Example:
+        >>> describe_passed_over(Counter({".heic": 20, "folder": 1}))
+        '20 .heic, 1 folder'
+    """
+    return ", ".join(f"{count} {ending}" for ending, count in passed_over.most_common())
 
 
 def join_first(names: Sequence[str]) -> str:
