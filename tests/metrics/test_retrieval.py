@@ -27,11 +27,13 @@ from divconq_pl.metrics.retrieval import (
 Array = NDArray[np.float64]
 
 
-@pytest.fixture(autouse=True, params=["faiss", "torch"])
+@pytest.fixture(autouse=True, params=["faiss", "torch", "ranking"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Search with and without faiss."""
+    """Search with and without faiss, and rank the whole gallery, as is done for large classes."""
     if request.param == "torch":
         monkeypatch.setattr(nearest, "_find_faiss", lambda: None)
+    elif request.param == "ranking":
+        monkeypatch.setattr(nearest, "FEW", 0)
     else:
         pytest.importorskip("faiss")
     return request.param
@@ -176,6 +178,51 @@ def test_metrics_of_tied_distances_are_those_of_the_double_loop(two: bool):
         parts[0].numpy(), parts[1].tolist(), parts[2].numpy() if two else None, parts[-1].tolist(), (1, 3)
     )
     assert retrieval_metrics(*parts, ks=(1, 3), marp=True) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("two", [False, True], ids=["leave one out", "query and gallery"])
+def test_large_and_small_classes_with_ties_are_those_of_the_double_loop(two: bool):
+    """Classes of 300, 130 and 4 images are searched in different ways, each among distances that occur many times."""
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.cat([torch.zeros(300), torch.ones(130), torch.arange(2, 12).repeat_interleave(4)]).long()
+    labels = labels[torch.randperm(len(labels), generator=generator)]
+    embeddings = torch.eye(4)[torch.randint(0, 4, (len(labels),), generator=generator)]
+    embeddings[::3] *= -1.0
+    embeddings[:30] = 0.0  # as far from all others
+    parts = (embeddings[:70], labels[:70], embeddings[70:], labels[70:]) if two else (embeddings, labels)
+    units = torch.nn.functional.normalize(embeddings)
+    queries, gallery = (units[:70], units[70:]) if two else (units, units)
+    values: dict[str, list[float]] = {"recall_at_1": [], "map_at_r": [], "r_precision": [], "marp": []}
+    for i, (query, label) in enumerate(zip(queries, parts[1], strict=True)):
+        order = (gallery @ query).argsort(descending=True, stable=True)
+        hits = (parts[-1][order] == label)[two | (order != i)]
+        r = int(hits.sum())
+        if r:
+            found = hits[:r].nonzero().flatten() + 1
+            precision = torch.arange(1, len(found) + 1) / found
+            values["recall_at_1"].append(float(hits[0]))
+            values["map_at_r"].append(float(precision.sum()) / r)
+            values["r_precision"].append(len(found) / r)
+            values["marp"].append(float(precision.sum()) / max(1, len(found)))
+    expected = {name: np.mean(column) for name, column in values.items()}
+    assert retrieval_metrics(*parts, ks=(1,), marp=True) == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_looks_at_a_whole_class_can_be_left_out():
+    embeddings, labels = embedded(60)
+    whole = retrieval_metrics(embeddings, labels, marp=True)
+    assert retrieval_metrics(embeddings, labels, map_at_r=False) == {k: v for k, v in whole.items() if "recall" in k}
+    alone = retrieval_metrics(embeddings, labels, map_at_r=False, marp=True)
+    assert alone == {k: v for k, v in whole.items() if k not in ("map_at_r", "r_precision")}
+
+
+def test_how_long_it_takes_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch):
+    embeddings, labels = embedded(60)
+    monkeypatch.setattr(nearest, "_BLOCK_BYTES", 60 * 20)
+    monkeypatch.setattr("divconq_pl.metrics.retrieval.LONG", 0.0)
+    with pytest.warns(UserWarning, match="comparing 60 images with 60 takes about 0 minutes") as said:
+        retrieval_metrics(embeddings, labels)
+    assert len(said) == 1
 
 
 def test_map_at_r_of_the_worked_example():

@@ -39,6 +39,7 @@ class DivideConquerModule(pl.LightningModule):
             optimiser's own. Weight decay would pull the boundaries (beta) of a margin loss to zero.
         dropout: share of the features that is zeroed in training (the authors' code: 0.01).
         recall_ks: the K of Recall@K, which validation and test log beside MAP@R and R-precision.
+        map_at_r: False leaves out MAP@R and R-precision, about half of the time where classes are large.
 
     Raises:
         InputError: if the backbone does not say how wide its features are, the embedding has no coordinate, or
@@ -65,6 +66,7 @@ class DivideConquerModule(pl.LightningModule):
         parameter_groups: Mapping[str, Mapping[str, float | None]] | None = None,
         dropout: float = 0.0,
         recall_ks: Sequence[int] = (1, 2, 4, 8),
+        map_at_r: bool = True,
     ) -> None:
         super().__init__()
         features = getattr(backbone, "out_features", None)
@@ -82,6 +84,7 @@ class DivideConquerModule(pl.LightningModule):
         self.loss = loss
         self.miner = miner
         self.recall_ks = tuple(recall_ks)
+        self.map_at_r = map_at_r
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
         self._settings = {part: dict((parameter_groups or {}).get(part) or {}) for part in PARTS}
@@ -180,7 +183,7 @@ class DivideConquerModule(pl.LightningModule):
         self._evaluated = []
         if sets and not self.trainer.sanity_checking:
             queries, gallery = sets[0], (sets[1] if len(sets) > 1 else (None, None))
-            metrics = retrieval_metrics(*queries, *gallery, ks=self.recall_ks)
+            metrics = retrieval_metrics(*queries, *gallery, ks=self.recall_ks, map_at_r=self.map_at_r)
             for name, value in metrics.items():
                 self.log(f"{prefix}/{name}", value, prog_bar=f"{prefix}/{name}" == "val/recall_at_1")
 

@@ -11,6 +11,9 @@ from torch.nn.functional import normalize
 
 from divconq_pl.errors import InputError
 
+FEW = 100
+"""Up to so many neighbours a search for them alone is faster than ranking the whole gallery."""
+
 _BLOCK_BYTES = 64 * 2**20
 
 
@@ -42,22 +45,31 @@ def neighbours(queries: Tensor, gallery: Tensor | None = None, *, k: int) -> Ten
 
 
 @torch.no_grad()
-def neighbour_blocks(queries: Tensor, gallery: Tensor | None, k: int) -> Iterator[Tensor]:
-    """Yield what :func:`neighbours` returns in blocks of queries, so that one block at a time is in memory."""
-    own = torch.arange(len(queries), device=queries.device) if gallery is None else None
+def neighbour_blocks(queries: Tensor, gallery: Tensor | None, k: int, asked: Tensor | None = None) -> Iterator[Tensor]:
+    """Yield what :func:`neighbours` returns in blocks of queries, so that one block at a time is in memory.
+
+    Args:
+        queries: as for :func:`neighbours`.
+        gallery: likewise.
+        k: likewise.
+        asked: indices of the queries to search for, in the order of the result; by default all of them.
+    """
     queries = check_unit_rows(queries, "queries")
+    if asked is None:
+        asked = torch.arange(len(queries), device=queries.device)
+    leave_out = gallery is None
     gallery = queries if gallery is None else check_unit_rows(gallery, "gallery").to(queries.device)
     if gallery.shape[1] != queries.shape[1]:
         raise InputError(
             f"queries of width {queries.shape[1]} cannot be compared with a gallery of width {gallery.shape[1]}; "
             "embed both with the same model"
         )
-    k = min(k, len(gallery) - (own is not None))
-    faiss = _find_faiss() if queries.device.type == "cpu" and k > 0 else None
+    k = min(k, len(gallery) - leave_out)
+    faiss = _find_faiss() if queries.device.type == "cpu" and 0 < k <= FEW else None
     if faiss is None:
-        yield from _search_by_torch(queries, own, gallery, k)
+        yield from _search_by_torch(queries, asked, leave_out, gallery, k)
     else:
-        yield from _search_by_faiss(faiss, queries, own, gallery, k)
+        yield from _search_by_faiss(faiss, queries, asked, leave_out, gallery, k)
 
 
 def _find_faiss() -> ModuleType | None:
@@ -101,33 +113,30 @@ def check_unit_rows(embeddings: Tensor, name: str) -> Tensor:
     return unit_rows(embeddings)
 
 
-def _search_by_torch(queries: Tensor, own: Tensor | None, gallery: Tensor, k: int) -> Iterator[Tensor]:
-    """Compare with the whole gallery at once; ``own`` is the gallery index that each query must not find."""
-    rows = min(len(queries), max(1, _BLOCK_BYTES // (4 * len(gallery))))
+def _search_by_torch(queries: Tensor, asked: Tensor, leave_out: bool, gallery: Tensor, k: int) -> Iterator[Tensor]:
+    """Compare with the whole gallery at once; with ``leave_out`` a query is not to find the image of its own index."""
+    find, bytes_each = (_find_largest, 4) if k <= FEW else (_rank, 20)
+    rows = min(len(asked), max(1, _BLOCK_BYTES // (bytes_each * len(gallery))))
     buffer = queries.new_empty(rows, len(gallery))
-    for start in range(0, len(queries), rows):
-        block = queries[start : start + rows]
+    for block in asked.split(max(1, rows)):
         # out= also keeps a surrounding autocast from rounding the similarities to 16 bits.
-        similarities = torch.mm(block, gallery.T, out=buffer[: len(block)])
-        if own is not None:
-            similarities.scatter_(1, own[start : start + rows, None], -torch.inf)
-        yield _find_largest(similarities, k)
+        similarities = torch.mm(queries[block], gallery.T, out=buffer[: len(block)])
+        if leave_out:
+            similarities.scatter_(1, block[:, None], -torch.inf)
+        yield find(similarities, k)
 
 
 def _search_by_faiss(
-    faiss: ModuleType, queries: Tensor, own: Tensor | None, gallery: Tensor, k: int
+    faiss: ModuleType, queries: Tensor, asked: Tensor, leave_out: bool, gallery: Tensor, k: int
 ) -> Iterator[Tensor]:
     """Let faiss search, which never holds all similarities of a query, and settle ties, which it does not."""
     index = faiss.IndexFlatIP(gallery.shape[1])
     index.add(gallery.contiguous().numpy())
-    wanted = min(k + 1 + (own is not None), len(gallery))
-    rows = max(1, _BLOCK_BYTES // (16 * wanted))
-    for start in range(0, len(queries), rows):
-        block = queries[start : start + rows]
-        values, found = map(torch.from_numpy, index.search(block.contiguous().numpy(), wanted))
-        itself = None if own is None else own[start : start + rows]
-        if itself is not None:
-            others = found != itself[:, None]
+    wanted = min(k + 1 + leave_out, len(gallery))
+    for block in asked.split(max(1, _BLOCK_BYTES // (16 * wanted))):
+        values, found = map(torch.from_numpy, index.search(queries[block].numpy(), wanted))
+        if leave_out:
+            others = found != block[:, None]
             others[others.all(dim=1), -1] = False  # so many are equally near that faiss did not return the query itself
             values, found = (x[others].view(len(block), wanted - 1) for x in (values, found))
         equal = values[:, 1:] == values[:, :-1]
@@ -137,9 +146,28 @@ def _search_by_faiss(
             found[tied] = _sort_by_value(values[tied, :k], found[tied])
         if cut.any():
             # Among those as near as the last one, faiss picks any.
-            again = _search_by_torch(block[cut], None if itself is None else itself[cut], gallery, k)
-            found[cut] = torch.cat(list(again))
+            found[cut] = torch.cat(list(_search_by_torch(queries, block[cut], leave_out, gallery, k)))
         yield found
+
+
+def _rank(similarities: Tensor, k: int) -> Tensor:
+    """Return what :func:`_find_largest` does, by sorting whole numbers, whose cost hardly depends on k.
+
+    A number holds the similarity in its upper half, as bits that sort as it does, and how early the index is below.
+    """
+    bits = similarities.add_(0.0).view(torch.int32)  # -0.0 becomes 0.0, which it equals
+    width = bits.shape[1]
+    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
+    keys = keys.bitwise_left_shift_(32).bitwise_or_(torch.arange(width - 1, -1, -1, device=bits.device))
+    if keys.device.type == "cpu":
+        numbers = keys.numpy()  # NumPy sorts several times as fast as torch
+        numbers.partition(width - k, axis=1)
+        best = numbers[:, width - k :]
+        best.sort(axis=1)
+        keys = torch.from_numpy(best).flip(1)
+    else:
+        keys = keys.topk(k, dim=1).values
+    return width - 1 - (keys & 0xFFFFFFFF)
 
 
 def _find_largest(similarities: Tensor, k: int) -> Tensor:

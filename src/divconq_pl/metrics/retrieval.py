@@ -8,13 +8,16 @@ instead: :func:`reid_recall`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+import warnings
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from divconq_pl.errors import InputError
-from divconq_pl.metrics.neighbours import neighbour_blocks, neighbours
+from divconq_pl.metrics.neighbours import FEW, neighbour_blocks, neighbours
 from divconq_pl.metrics.nmi import nmi
 
 __all__ = [
@@ -27,6 +30,9 @@ __all__ = [
     "reid_recall",
     "retrieval_metrics",
 ]
+
+LONG = 60.0
+"""Seconds from which on it is said beforehand how long the comparison of all images takes."""
 
 
 def recall_at_k(hits: Tensor, num_relevant: Tensor, ks: Sequence[int]) -> dict[int, float]:
@@ -179,11 +185,15 @@ def retrieval_metrics(
     gallery_labels: Tensor | None = None,
     *,
     ks: Sequence[int] = (1, 2, 4, 8),
+    map_at_r: bool = True,
     marp: bool = False,
     reid_draws: int = 0,
     nmi_runs: int = 0,
 ) -> dict[str, float]:
     """Compute Recall@K, MAP@R, R-precision and, where asked for, further metrics of an embedded test set.
+
+    The time is that of comparing each query with each gallery image, whatever the sizes of the classes. Where it is
+    more than a minute, a warning says so at the start.
 
     Args:
         embeddings: query embeddings, shape (Q, d); normalised here.
@@ -191,6 +201,8 @@ def retrieval_metrics(
         gallery_embeddings: gallery, shape (G, d), where the protocol has one; None means leave-one-out.
         gallery_labels: classes of the gallery, shape (G,); given exactly when ``gallery_embeddings`` is.
         ks: the values of K for Recall@K.
+        map_at_r: False leaves out MAP@R and R-precision, which rank as many images as a class has; that is about half
+            of the time where classes are large.
         marp: also the papers' mARP, see :func:`marp`.
         reid_draws: also :func:`reid_recall` as the mean over that many galleries (usually 10); 0 for none. They are
             drawn from all images, a given gallery included.
@@ -228,25 +240,49 @@ def retrieval_metrics(
             torch.cat([labels, gallery_labels]),
         )
 
-    most = max(1, *ks, int(num_relevant.max()) if len(labels) else 0)
-    columns: dict[str, list[Tensor]] = {}
-    start = 0
-    for found in neighbour_blocks(embeddings, gallery_embeddings, most):
-        block = slice(start, start + len(found))
-        hits = gallery_labels[found] == labels[block, None]
-        per_query = {f"recall_at_{k}": _found_within(hits, k) for k in ks} | _within_r(hits, num_relevant[block])
+    columns: dict[str, Tensor] = {}
+    needed = num_relevant.clamp(min=max(1, *ks)) if map_at_r or marp else torch.full_like(num_relevant, max(1, *ks))
+    for asked, found in _search(embeddings, gallery_embeddings, needed):
+        hits, relevant = gallery_labels[found] == labels[asked, None], num_relevant[asked]
+        per_query = {f"recall_at_{k}": _found_within(hits, k) for k in ks}
+        per_query |= _within_r(hits, relevant) if map_at_r or marp else {}
         for name, values in per_query.items():
-            columns.setdefault(name, []).append(values)
-        start = block.stop
-    metrics = {name: _mean_over_answerable(torch.cat(column), num_relevant) for name, column in columns.items()}
-    if not marp:
-        del metrics["marp"]
+            columns.setdefault(name, torch.zeros(len(labels), device=values.device))[asked] = values
+    unwanted = (() if map_at_r else ("map_at_r", "r_precision")) + (() if marp else ("marp",))
+    metrics = {name: _mean_over_answerable(c, num_relevant) for name, c in columns.items() if name not in unwanted}
     if reid_draws:
         recall = reid_recall(*everything, ks=ks, draws=reid_draws)
         metrics |= {f"reid_recall_at_{k}": value for k, value in recall.items()}
     if nmi_runs:
         metrics["nmi"] = nmi(*everything, runs=nmi_runs)
     return metrics
+
+
+def _search(queries: Tensor, gallery: Tensor | None, needed: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield indices of some queries and their nearest neighbours, as many as each needs or up to twice as many."""
+    size = f"{len(queries):,} images with {len(queries if gallery is None else gallery):,}"
+    began, done = time.monotonic(), 0
+    # A bar appears after some seconds, and only on a terminal.
+    with tqdm(total=len(queries), desc="Comparing images", unit="query", delay=5, leave=False, disable=None) as bar:
+        doublings = (needed.clamp(min=FEW) / FEW).log2().ceil()
+        for group in doublings.unique():
+            asked = (doublings == group).nonzero().flatten()
+            blocks = neighbour_blocks(queries, gallery, int(needed[asked].max()), asked)
+            for rows, found in _pair(asked, blocks):
+                yield rows, found
+                if not done:
+                    seconds = (time.monotonic() - began) * (len(queries) / len(found) - 1)
+                    if seconds > LONG:
+                        warnings.warn(f"comparing {size} takes about {seconds / 60:.0f} minutes", stacklevel=3)
+                done += len(found)
+                bar.update(len(found))
+
+
+def _pair(asked: Tensor, blocks: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    position = 0
+    for found in blocks:
+        yield asked[position : position + len(found)], found
+        position += len(found)
 
 
 def _check_ks(ks: Sequence[int]) -> None:
