@@ -72,9 +72,10 @@ def test_what_is_asked_for_is_measured(two):
     arguments = [x for rows, images in zip(embeddings, data.tested, strict=True) for x in (rows, images.targets)]
     expected = retrieval_metrics(*arguments, ks=(1, 3), nmi_runs=2, marp=True, reid_draws=3)
     found = measure(embeddings, data.tested, recall_ks=(1, 3), nmi_runs=2, marp=True, reid_draws=3)
-    assert found == {f"test/{name}": value for name, value in expected.items()}
+    counts = {"images": 24, "classes": 4} | ({"queries": 12} if two else {})
+    assert found == {f"test/{name}": value for name, value in (expected | counts).items()}
     assert {"test/nmi", "test/marp", "test/reid_recall_at_3"} < set(found)
-    plain = {"test/recall_at_1", "test/map_at_r", "test/r_precision"}
+    plain = {"test/recall_at_1", "test/map_at_r", "test/r_precision", *(f"test/{name}" for name in counts)}
     assert set(measure(embeddings, data.tested, recall_ks=(1,))) == plain
 
 

@@ -88,6 +88,17 @@ def test_a_seed_is_one_that_numpy_takes(seed):
         check(seed=seed)
 
 
+@pytest.mark.parametrize(("given", "quoted"), [([1, 2, 3], "'1','2','3'"), (["a", 7], "'a','7'"), ([True], "'True'")])
+def test_a_list_of_numbers_for_names_is_shown_in_quotes(given, quoted):
+    config = OmegaConf.create(
+        {"dataset": {"_target_": "divconq_pl.data.ImageFolder", "root": "x", "test_classes": given}}
+    )
+    with pytest.raises(InputError) as refused:
+        check_values(config)
+    typed = f"dataset.test_classes=[{quoted}]"
+    assert str(refused.value) == f'dataset.test_classes={given} must be a list of texts; write "{typed}"'
+
+
 def test_arguments_of_a_function():
     def function(*, runs: int = 0):
         pass

@@ -238,6 +238,16 @@ def test_what_can_only_be_evaluated_on_is_refused_in_a_training(tmp_path: Path, 
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "parts", [("bounding_box_train", "bounding_box_test", "query"), ("image_train", "image_test"), ("train", "test")]
+)
+def test_parts_without_classes_are_not_taken_for_classes(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    fill(tmp_path, parts, images=4)
+    for ask in (read, evaluated):
+        with pytest.raises(InputError, match=r"are parts of a data set and not its classes, as re-identification"):
+            ask(tmp_path)
+
+
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     splits = read(fill(tmp_path, ["car", "bus", "train", "test", "val", "boat", "plane"]), val_fraction=0)
     assert len(splits.train.classes) == 5

@@ -22,7 +22,7 @@ def pixels(data: RetrievalDataset) -> np.ndarray:
 def test_cache_is_used_and_written_in_one_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     glyphs = Glyphs(tmp_path / "new" / "folder", num_classes=8)
     first = pixels(glyphs.splits().train)
-    assert os.listdir(glyphs.root) == [glyphs.cache_file.name]
+    assert os.listdir(glyphs.cache_dir) == [glyphs.cache_file.name]
     monkeypatch.setattr(Glyphs, "_render", lambda self: pytest.fail("rendered again"))
     np.testing.assert_array_equal(first, pixels(glyphs.splits().train))
 
@@ -96,9 +96,9 @@ def test_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
 def test_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.delenv("DIVCONQ_CACHE", raising=False)
-    assert Glyphs().root == tmp_path / "xdg" / "divconq_pl"
+    assert Glyphs().cache_dir == tmp_path / "xdg" / "divconq_pl"
     monkeypatch.setenv("DIVCONQ_CACHE", str(tmp_path / "own"))
-    assert Glyphs().root == tmp_path / "own"
+    assert Glyphs().cache_dir == tmp_path / "own"
     monkeypatch.delenv("DIVCONQ_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -78,7 +78,7 @@ def composed(tmp_path, images, copies, rendered_cache):
             root = {"image_folder": images, **copies}[named[-1]]
             data = [f"dataset.root={root}", "image_size=32", "data.num_workers=0"]
         else:
-            data = [f"dataset.root={rendered_cache}", "dataset.size=16"]
+            data = [f"dataset.cache_dir={rendered_cache}", "dataset.size=16"]
             data += [] if any("dataset.num_classes=" in o for o in overrides) else ["dataset.num_classes=12"]
         folder = f"hydra.runtime.output_dir={tmp_path / 'run'}"
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -294,11 +294,12 @@ def test_evaluation_composes_with_the_same_choices(group):
 
 @pytest.mark.parametrize("name", GROUPS["dataset"])
 def test_an_evaluation_takes_the_ks_of_its_data_set(name):
+    place = "cache_dir" if name in RENDERED else "root"
     for overrides, ks in (([], RECALL_KS.get(name)), (["evaluation.recall_ks=[3]"], [3])):
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("evaluate", [f"dataset={name}", "dataset.root=somewhere", *overrides])
+            cfg = compose("evaluate", [f"dataset={name}", f"dataset.{place}=somewhere", *overrides])
         assert cfg.evaluation.recall_ks == ks
-        assert cfg.dataset.root == "somewhere"
+        assert cfg.dataset[place] == "somewhere"
         assert cfg.data.test_transform
 
 

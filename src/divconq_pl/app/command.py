@@ -26,7 +26,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from divconq_pl.app.explanation import explain, list_causes
+from divconq_pl.app.explanation import explain, is_out_of_shared_memory, list_causes
+from divconq_pl.data.decoding import printable
 from divconq_pl.errors import InputError
 
 DISK_AT_FAULT, INPUT_AT_FAULT, INTERRUPTED = 1, 2, 130
@@ -39,14 +40,18 @@ def run_command(main: Callable[[DictConfig], Any], config_dir: Path, config_name
     """Run a program with Hydra, and turn what is wrong with the input into one line and exit code 2.
 
     That covers everything this package refuses; whatever is raised before the program itself begins or while it builds
-    what is configured; and files that cannot be read or written where the user wants them. A disk that is full or fails
-    gives one line and exit code 1, Ctrl-C and SIGTERM give 130; any other exception keeps its traceback and gives 1.
+    what is configured; and files that cannot be read or written where the user wants them. A disk, or shared memory,
+    that is full or fails gives one line and exit code 1, Ctrl-C and SIGTERM give 130; any other exception keeps its
+    traceback and gives 1.
 
     Args:
         main: the program, which takes the configuration.
         config_dir: the folder of its configuration.
         config_name: the primary configuration in it.
     """
+    for argument in sys.argv[1:]:
+        if (shown := printable(argument)) != argument:
+            end_with_error(f"'{shown}' is not UTF-8, as a command has to be; rename that file or folder")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra would print and exit before we see the error
     OmegaConf.register_new_resolver("choices", lambda *, _root_: _list_choices(config_dir, _root_), replace=True)
     try:
@@ -89,6 +94,8 @@ def _choose_exit_code(error: Exception, main: Callable[[DictConfig], Any]) -> in
     if isinstance(error, _OF_INPUT) or not begun:
         return INPUT_AT_FAULT
     causes = list_causes(error)
+    if any(map(is_out_of_shared_memory, causes)):
+        return DISK_AT_FAULT
     if not all(isinstance(cause, (OSError, *_OF_INPUT)) for cause in causes):
         return None  # what a program does at its end, such as to save a checkpoint, may fail after its own failure
     if any(isinstance(cause, _OF_INPUT) for cause in causes):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException, MissingConfigException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from divconq_pl.data.decoding import UnreadableImageError
 from divconq_pl.errors import InputError
 
 
@@ -26,7 +29,16 @@ def explain(error: BaseException, arguments: list[str], config_dir: Path, config
         config_name: the primary configuration in it.
     """
     chain = list_causes(error)
+    if any(map(is_out_of_shared_memory, chain)):
+        return (
+            "the shared memory /dev/shm is full, through which processes hand over the images that they load; use a "
+            "smaller data.num_workers=, or 0, or give it more room (docker run --shm-size=8g)"
+        )
     for link in chain:
+        if isinstance(link, UnreadableImageError):
+            return f"{_join_lines(link)}; dataset.on_bad_image=skip leaves out what cannot be read"
+        if isinstance(link, OverrideParseException) and (said := _suggest_quotes(link.override)):
+            return said
         if isinstance(link, (InputError, MisconfigurationException)):
             return _join_lines(link)
         if isinstance(link, MissingConfigException) and link.options:
@@ -63,12 +75,52 @@ def list_causes(error: BaseException) -> list[BaseException]:
     return chain
 
 
+def is_out_of_shared_memory(error: BaseException) -> bool:
+    """Tell whether torch raised an error because the memory that processes share is full."""
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("shared memory" in text or "</torch_" in text or "Bus error" in text)
+
+
+def _suggest_quotes(argument: str) -> str | None:
+    """Write an argument that Hydra cannot read as it has to be typed; None if quotes do not help."""
+    key, _, value = argument.partition("=")
+    quoted = f"{key}='" + value.replace("'", "\\'") + "'"
+    try:
+        (read,) = OverridesParser.create().parse_overrides([quoted])
+    except HydraException:
+        return None
+    if not value or read.value() != value:
+        return None
+    typed = shlex.quote(quoted) if re.search(r'["$`!]|\\(?!\')', quoted) else f'"{quoted}"'
+    return f"the value {value} of {key} has to be in quotes, and these in quotes for the shell: {typed}"
+
+
+def _find_choices_with(wrong: str, config_dir: Path, config_name: str) -> list[str]:
+    """List the choices of a group in which a key exists that the present one lacks: dataset.root is not in glyphs."""
+    group = wrong.partition(".")[0]
+    found = []
+    for path in sorted((config_dir / group).glob("*.yaml")):
+        try:
+            config = compose(config_name, [f"{group}={path.stem}"])
+        except HydraException:  # this one needs others beside it
+            continue
+        parent, _, name = wrong.rpartition(".")
+        node = OmegaConf.select(config, parent) if parent else None
+        found += [path.stem] if isinstance(node, DictConfig) and name in list(node) else []  # one to be given, too
+    return found
+
+
 def _suggest_key(wrong: str, arguments: list[str], config_dir: Path, config_name: str) -> str:
     """Say what exists where a key was not found, and which key may have been meant."""
     groups = _list_groups(config_dir)
     choices = [a for a in arguments if a.partition("=")[0] in groups and re.fullmatch(r"\w+=\w+", a)]
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         config = compose(config_name, choices)
+        having = _find_choices_with(wrong, config_dir, config_name)
+    group = wrong.partition(".")[0]
+    if having and "~" + wrong not in arguments:
+        own = "; for a folder of your own images add dataset=image_folder" if wrong == "dataset.root" else ""
+        return f"it is in {group}={', '.join(having)}{own}"
     parent, _, name = wrong.rpartition(".")
     elsewhere = [key for key in _list_keys(config) if key.endswith(f".{name}")]
     while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):

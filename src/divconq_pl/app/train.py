@@ -21,6 +21,7 @@ from divconq_pl.app.checks.images import check_findable, check_images, check_que
 from divconq_pl.app.checks.rehearsal import check_trainer, rehearse
 from divconq_pl.app.checks.values import check_arguments, check_values
 from divconq_pl.app.evaluation import check_not_shared, embed, measure
+from divconq_pl.app.few_images import fit_to_few_images, list_asked
 from divconq_pl.app.interruption import NoticeDeadWorkers, StopBetweenBatches
 from divconq_pl.app.results import (
     RESULTS_FILE,
@@ -62,6 +63,8 @@ def main(cfg: DictConfig) -> float:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     resumed = None if cfg.ckpt_path is None else read_checkpoint(cfg.ckpt_path, "ckpt_path")
     data = make_data(cfg)
+    if not HydraConfig.get().runtime.choices.get("experiment"):  # which is a recipe as a whole
+        fit_to_few_images(cfg, data, list_asked(HydraConfig.get().overrides.task))
     module = make_module(cfg, data, resumed)
     divide = make_division(cfg)
     best: ModelCheckpoint | None = instantiate(cfg.checkpoint) if data.validates else None
@@ -133,8 +136,12 @@ def make_module(cfg: DictConfig, data: RetrievalDataModule, resumed: Mapping[str
 
 def make_division(cfg: DictConfig) -> ExactResume:
     """Build the callback that divides, or what makes a plain training resume exactly."""
-    divides = cfg.divide and "_target_" in cfg.divide  # divide=none may leave what an experiment says about it
-    return instantiate(cfg.divide) if divides else ExactResume()
+    if cfg.divide and cfg.divide.get("_target_"):
+        callback: ExactResume = instantiate(cfg.divide)
+        return callback
+    if given := [text for text in HydraConfig.get().overrides.task if text.startswith("divide.")]:
+        rank_zero_warn(f"divide=none divides nothing, so {' '.join(given)} is without effect")
+    return ExactResume()
 
 
 def make_trainer(cfg: DictConfig, divide: ExactResume, best: ModelCheckpoint | None) -> pl.Trainer:

@@ -30,7 +30,7 @@ class Glyphs:
     process. They are kept in a cache folder; where that cannot be written, in memory only.
 
     Args:
-        root: the cache folder; by default :func:`cache_folder`.
+        cache_dir: the cache folder; by default :func:`cache_folder`.
         num_classes: number of characters over all parts; None for all, about 2,100.
         images_per_class: upper bound on the images of a class, drawn at random; None for all, 12 to 16.
         rotation: largest rotation in degrees, to either side. With 180 the orientation becomes a strong latent factor
@@ -49,7 +49,7 @@ class Glyphs:
 
     def __init__(
         self,
-        root: str | Path | None = None,
+        cache_dir: str | Path | None = None,
         *,
         num_classes: int | None = 1000,
         images_per_class: int | None = None,
@@ -66,7 +66,7 @@ class Glyphs:
             raise InputError(f"images_per_class={images_per_class} leaves no pair of a class; use 2 or more")
         if num_classes is not None and num_classes < 4:
             raise InputError(f"num_classes={num_classes} is too few to train and test on; use 4 or more")
-        self.root = cache_folder() if root is None else Path(root).expanduser()
+        self.cache_dir = cache_folder() if cache_dir is None else Path(cache_dir).expanduser()
         self.num_classes = num_classes
         self.images_per_class = images_per_class
         self.rotation = float(rotation)
@@ -110,7 +110,7 @@ class Glyphs:
     def _cache(self) -> RenderingCache:
         knobs = ("num_classes", "images_per_class", "rotation", "size", "seed")
         made_from = {"version": FORMAT_VERSION, **{knob: getattr(self, knob) for knob in knobs}}
-        return RenderingCache(self.root, "glyphs", made_from)
+        return RenderingCache(self.cache_dir, "glyphs", made_from)
 
     def _render(self) -> Rendered:
         available = characters(MIN_FACES)

@@ -33,6 +33,17 @@ Sample = tuple[str, str]
 
 PARTS = ("train", "val", "test", "query", "gallery")
 TRAINING_LAYOUTS = (("train", "query", "gallery"), ("train", "test"))
+FLAT_PARTS = {
+    "bounding_box_train",
+    "bounding_box_test",
+    "gt_bbox",
+    "gt_query",
+    "image_train",
+    "image_test",
+    "image_query",
+}
+"""How re-identification data sets name parts whose images lie side by side, named by identity and camera."""
+
 TEST_FRACTION = 0.3
 """The share of the classes that is for the test where nothing says which."""
 
@@ -130,6 +141,7 @@ class ImageFolder:
                         f"evaluate.py, but not be trained on; to split the classes of one, give dataset.root="
                         f"{str(root / found[0])!r}"
                     )
+                _refuse_flat_parts(root)
                 return self._split_by_class(self._list_samples(root, passed_over))
             layout = next((parts for parts in TRAINING_LAYOUTS if set(parts) <= set(found)), None)
             if layout is None:
@@ -172,6 +184,7 @@ class ImageFolder:
                     f"{str(root)!r} has {_join_and(found)} but neither test nor both query and gallery; give the "
                     f"folder to evaluate on, such as dataset.root={str(root / found[0])!r}"
                 )
+            _refuse_flat_parts(root)
             if not list_folders(root) and (files := list_images(root, passed_over)):
                 name = printable(root.resolve().name)
                 return self._make_dataset([(name, file) for file in self._leave_out_bad(files, root)])
@@ -283,6 +296,17 @@ def _find_parts(root: Path) -> list[str]:
     """Return which of a folder's folders are parts of a data set: named as one, and holding folders, not images."""
     folders = set(list_folders(root))
     return [name for name in PARTS if name in folders and list_folders(root / name) and not list_images(root / name)]
+
+
+def _refuse_flat_parts(root: Path) -> None:
+    """Refuse a folder that holds nothing but parts of a data set without a folder for each class."""
+    folders = list_folders(root)
+    if len(folders) > 1 and set(folders) <= {*PARTS, *FLAT_PARTS}:
+        raise InputError(
+            f"{str(root)!r} has {_join_and(folders)}, which are parts of a data set and not its classes, as "
+            "re-identification has them; ImageFolder needs a folder for each class (identity) within train, query and "
+            "gallery"
+        )
 
 
 def _join_and(names: Sequence[str]) -> str:

@@ -35,7 +35,7 @@ class Sides:
     folder; where that cannot be written, in memory only.
 
     Args:
-        root: the cache folder; by default :func:`~divconq_pl.data.rendered.cache_folder`.
+        cache_dir: the cache folder; by default :func:`~divconq_pl.data.rendered.cache_folder`.
         num_classes: number of objects over all parts; None for all, about 5,000 divided by ``num_sides``.
         num_sides: number of sides of an object, at most 8. With 1 they are much like :class:`Glyphs`.
         images_per_side: images of each side of an object, in different typefaces while there are any.
@@ -54,7 +54,7 @@ class Sides:
 
     def __init__(
         self,
-        root: str | Path | None = None,
+        cache_dir: str | Path | None = None,
         *,
         num_classes: int | None = 800,
         num_sides: int = 4,
@@ -76,7 +76,7 @@ class Sides:
             raise InputError("one image of one side leaves no pair of a class; use images_per_side=2 or more")
         if num_classes is not None and num_classes < 4:
             raise InputError(f"num_classes={num_classes} is too few to train and test on; use 4 or more")
-        self.root = cache_folder() if root is None else Path(root).expanduser()
+        self.cache_dir = cache_folder() if cache_dir is None else Path(cache_dir).expanduser()
         self.num_classes = num_classes
         self.num_sides = num_sides
         self.images_per_side = images_per_side
@@ -126,7 +126,7 @@ class Sides:
     def _cache(self) -> RenderingCache:
         knobs = ("num_classes", "num_sides", "images_per_side", "rotation", "size", "seed")
         made_from = {"version": FORMAT_VERSION, **{knob: getattr(self, knob) for knob in knobs}}
-        return RenderingCache(self.root, "sides", made_from)
+        return RenderingCache(self.cache_dir, "sides", made_from)
 
     def _render(self) -> Rendered:
         """Render object by object, side by side."""

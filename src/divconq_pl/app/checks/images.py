@@ -24,6 +24,9 @@ from divconq_pl.errors import InputError
 DARK = 64
 """No image of 16 bits that comes to this level of 255 is taken as a sign that fewer bits are used."""
 
+ROUNDING = 8
+"""How far the levels of a single colour lie apart after lossy compression."""
+
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _UNCOMPRESSED = ("BMP", "DIB", "PPM", "TGA", "TIFF")
 
@@ -154,7 +157,7 @@ def _look_at(file: str, read: Callable[[str], Image.Image]) -> _Look:
         return _Look(error)
     except Exception as error:  # whatever Pillow fails with; reading it gives the same with the file's name
         return _Look(UnreadableImageError(f"cannot read the image '{printable(file)}': {error}"))
-    is_constant = all(low == high for low, high in levels)
+    is_constant = all(high - low <= ROUNDING for low, high in levels)
     is_open = is_wide and options.get("white_level") is None
     return _Look(None, is_constant, max(high for _, high in levels) if is_open else None)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
 from divconq_pl.app.checks.kinds import (
@@ -98,6 +98,9 @@ def _phrase_refusal(name: str, value: Any, kinds: Kinds) -> str:
     if isinstance(value, int) and abs(value) >= 2**63:
         return f"{name}={value} has more than 64 bits"
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, ListConfig) and (Sequence, str) in kinds:
+        texts = ",".join(f"'{entry}'" for entry in value)
+        return f'{name}={value} must be a list of texts; write "{name}=[{texts}]"'
     quoted = f"; write {name}=\\'{value}\\' to give it as a text" if str in kinds and is_number else ""
     return f"{name}={value!r} must be {describe_kinds(kinds)}{quoted}"
 
