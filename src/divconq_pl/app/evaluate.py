@@ -123,6 +123,8 @@ def evaluate_checkpoint(
         module = load_embedder(content, instantiate(cfg.backbone))
         data = make_data(cfg, config)
         ks = cfg.evaluation.get("recall_ks") or [int(k) for k in config["module"]["recall_ks"]]
+    if not before:
+        check_tested(data.tested)
     options = before[0].options if before else {**cfg.evaluation, "recall_ks": ks}
     images = check_same_images(before[-1].images if before else (), data.tested, path)
     embeddings = embed(trainer, module, data)
@@ -154,7 +156,6 @@ def make_data(cfg: DictConfig, config: dict[str, Any]) -> RetrievalDataModule:
     }
     data: RetrievalDataModule
     data = instantiate(cfg.data) if cfg.dataset else build_trusted({**config["data"], **loading}, "dataset")
-    check_tested(data.tested)
     check_channels(data, cfg.channels)
     return data
 

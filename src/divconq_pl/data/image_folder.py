@@ -14,6 +14,7 @@ from PIL import Image
 
 from divconq_pl.data.dataset import FileDataset, Splits
 from divconq_pl.data.decoding import MAX_MEGAPIXELS, image_extensions, printable, read_rgb
+from divconq_pl.data.parts import LAYOUTS, descend, find_evaluated_parts, find_training_parts
 from divconq_pl.data.samples import (
     OnBadImage,
     check_gallery,
@@ -31,23 +32,8 @@ from divconq_pl.errors import InputError
 Sample = tuple[str, str]
 """Class name and path of an image."""
 
-PARTS = ("train", "val", "test", "query", "gallery")
-TRAINING_LAYOUTS = (("train", "query", "gallery"), ("train", "test"))
-FLAT_PARTS = {
-    "bounding_box_train",
-    "bounding_box_test",
-    "gt_bbox",
-    "gt_query",
-    "image_train",
-    "image_test",
-    "image_query",
-}
-"""How re-identification data sets name parts whose images lie side by side, named by identity and camera."""
-
 TEST_FRACTION = 0.3
 """The share of the classes that is for the test where nothing says which."""
-
-LAYOUTS = "<root>/<class>/<image>, <root>/{train,test}/<class>/<image> or <root>/{train,query,gallery}/<class>/<image>"
 
 
 class ImageFolder:
@@ -132,28 +118,13 @@ class ImageFolder:
                 classes, or training classes are evaluated on.
         """
         with self._reporting() as passed_over:
-            root = _descend(self.root)
-            found = _find_parts(root)
-            if "train" not in found:
-                if found:
-                    raise InputError(
-                        f"{str(root)!r} has {_join_and(found)} but no train folder, so it can be evaluated on, by "
-                        f"evaluate.py, but not be trained on; to split the classes of one, give dataset.root="
-                        f"{str(root / found[0])!r}"
-                    )
-                _refuse_flat_parts(root)
+            root = descend(self.root)
+            names = find_training_parts(root)
+            if not names:
                 return self._split_by_class(self._list_samples(root, passed_over))
-            layout = next((parts for parts in TRAINING_LAYOUTS if set(parts) <= set(found)), None)
-            if layout is None:
-                raise InputError(
-                    f"{str(root)!r} has {_join_and(found)} but neither test nor both query and gallery beside it; to "
-                    f"split the classes of train, give dataset.root={str(root / 'train')!r}"
-                )
             if self.train_classes is not None or self.test_classes is not None:
                 raise InputError(f"{str(root)!r} has its own train folder; leave out train_classes and test_classes")
-            if unused := [name for name in list_folders(root) if name not in (*layout, "val")]:
-                warnings.warn(f"{str(root)!r} has the folders {layout}; {unused} are ignored", stacklevel=2)
-            parts = {name: self._list_samples(root / name, passed_over) for name in (*layout, "val") if name in found}
+            parts = {name: self._list_samples(root / name, passed_over) for name in names}
         _warn_of_shared_classes(parts)
         train = self._make_dataset(parts["train"])
         if "val" not in parts:
@@ -173,18 +144,9 @@ class ImageFolder:
             InputError: if there are none, a listed class is missing, or no query has its class in the gallery.
         """
         with self._reporting() as passed_over:
-            root = _descend(self.root)
-            found = _find_parts(root)
-            for layout in (("query", "gallery"), ("test",)):
-                if set(layout) <= set(found):
-                    parts = {name: self._list_samples(root / name, passed_over) for name in layout}
-                    return self._make_test_part(parts)
-            if found:
-                raise InputError(
-                    f"{str(root)!r} has {_join_and(found)} but neither test nor both query and gallery; give the "
-                    f"folder to evaluate on, such as dataset.root={str(root / found[0])!r}"
-                )
-            _refuse_flat_parts(root)
+            root = descend(self.root)
+            if names := find_evaluated_parts(root):
+                return self._make_test_part({name: self._list_samples(root / name, passed_over) for name in names})
             if not list_folders(root) and (files := list_images(root, passed_over)):
                 name = printable(root.resolve().name)
                 return self._make_dataset([(name, file) for file in self._leave_out_bad(files, root)])
@@ -290,40 +252,6 @@ class ImageFolder:
         """Return the files in their order, where it was asked for without those that cannot be read."""
         bad = find_unreadable(files, folder, self._read) if self.on_bad_image == "skip" else set()
         return dict.fromkeys(file for file in files if file not in bad)
-
-
-def _find_parts(root: Path) -> list[str]:
-    """Return which of a folder's folders are parts of a data set: named as one, and holding folders, not images."""
-    folders = set(list_folders(root))
-    return [name for name in PARTS if name in folders and list_folders(root / name) and not list_images(root / name)]
-
-
-def _refuse_flat_parts(root: Path) -> None:
-    """Refuse a folder that holds nothing but parts of a data set without a folder for each class."""
-    folders = list_folders(root)
-    if len(folders) > 1 and set(folders) <= {*PARTS, *FLAT_PARTS}:
-        raise InputError(
-            f"{str(root)!r} has {_join_and(folders)}, which are parts of a data set and not its classes, as "
-            "re-identification has them; ImageFolder needs a folder for each class (identity) within train, query and "
-            "gallery"
-        )
-
-
-def _join_and(names: Sequence[str]) -> str:
-    return " and ".join(names)
-
-
-def _descend(root: Path) -> Path:
-    """Go down as long as a folder holds a single folder which itself holds folders and no image."""
-    folder = root
-    while len(names := list_folders(folder)) == 1:
-        inner = folder / names[0]
-        if list_images(inner) or not list_folders(inner):
-            break
-        folder = inner
-    if folder != root:
-        warnings.warn(f"{str(root)!r} holds a single folder; {str(folder)!r} is used as root", stacklevel=3)
-    return folder
 
 
 def _warn_of_shared_classes(parts: dict[str, list[Sample]]) -> None:

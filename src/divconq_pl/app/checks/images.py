@@ -60,6 +60,8 @@ def check_images(parts: Sequence[RetrievalDataset]) -> None:
         if isinstance(part, FileDataset) and _is_ours(part.read)
         for file in part.files
     }
+    if not readers:
+        return
     with ThreadPoolExecutor() as pool:
         seen = pool.map(_look_at, readers, readers.values())
         looks = dict(
