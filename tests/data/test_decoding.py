@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,15 @@ def test_sixteen_bits_are_scaled_from_their_whole_range(tmp_path: Path, ending: 
 def test_a_format_that_says_its_maximum_is_scaled_by_it(tmp_path: Path) -> None:
     (tmp_path / "a.pgm").write_bytes(b"P5 3 1 4095\n" + np.array([0, 2048, 4095], ">u2").tobytes())
     assert levels(tmp_path / "a.pgm") == [0, 128, 255]
+
+
+def test_twelve_bits_in_a_tiff_are_scaled_by_twelve(tmp_path: Path) -> None:
+    """Pillow does not write such files, so this one is put together by hand: two values in three bytes."""
+    values = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8 + 2 + 9 * 12 + 4, 277: 1, 278: 1, 279: 3}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
+    pixels = bytes([0x80, 0x0F, 0xFF])  # 0x800, 0xfff
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + b"\0" * 4 + pixels)
+    assert levels(tmp_path / "a.tif") == [128, 255]
 
 
 def test_white_may_be_zero_in_a_tiff(tmp_path: Path) -> None:

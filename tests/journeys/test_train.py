@@ -367,6 +367,7 @@ def test_evaluation_on_a_folder_gives_images_as_in_training(call, tmp_path):
     assert call("train.py", *folder, *network, "divide=none", "trainer.max_epochs=1", "hydra.run.dir=run")[0] == 0
     best = "checkpoint=run/checkpoints/best.ckpt"
     assert call("evaluate.py", best, "json=own.json")[0] == 0
+    folder += ["dataset.test_fraction=0.3"]  # the share that the run was tested on; by default all images are taken
     assert call("evaluate.py", best, *folder, "json=named.json")[0] == 0
     usual = "preprocessing={_target_: divconq_pl.data.Preprocessing}"
     assert call("evaluate.py", best, *folder, usual, "json=x")[0] == 0
@@ -448,8 +449,8 @@ def test_a_wrong_name_gives_one_line_and_nothing_else(call, tmp_path):
             r"no 'divide\.splt_depth'; did you mean 'divide\.split_depth'\? divide has: .*warmup",
         ),
         (["lss=margin"], r"no 'lss'; did you mean 'loss'\? the configuration has: backbone, .* trainer$"),
-        (["loss=triplet", "loss.beta=1"], r"no 'loss\.beta'; loss has: margin$"),
-        (["divide=none", "divide.split_depth=1"], r"no 'divide\.split_depth'; divide has: nothing"),
+        (["loss=triplet", "loss.beta=1"], r"no 'loss\.beta'; it is in loss=margin; loss has: margin$"),
+        (["divide=none", "divide.splt_depth=1"], r"no 'divide\.splt_depth'; did you mean 'divide\.split_depth'\?"),
         (
             ["-m", "divide=flatt,none"],
             r"no divide=flatt; did you mean 'divide=flat'\? divide has: clusters, flat, hier",

@@ -117,12 +117,13 @@ def _suggest_key(wrong: str, arguments: list[str], config_dir: Path, config_name
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         config = compose(config_name, choices)
         having = _find_choices_with(wrong, config_dir, config_name)
-    group = wrong.partition(".")[0]
-    if having and "~" + wrong not in arguments:
-        own = "; for a folder of your own images add dataset=image_folder" if wrong == "dataset.root" else ""
-        return f"it is in {group}={', '.join(having)}{own}"
+    elsewhere_too = ""
+    if having and f"~{wrong}" not in arguments:
+        elsewhere_too = f"it is in {wrong.partition('.')[0]}={', '.join(having)}; "
+        if wrong == "dataset.root":
+            return f"{elsewhere_too}for a folder of your own images add dataset=image_folder"
     parent, _, name = wrong.rpartition(".")
-    elsewhere = [key for key in _list_keys(config) if key.endswith(f".{name}")]
+    elsewhere = [key for key in _list_keys(config) if key.endswith(f".{name}") and key != wrong]
     while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
         parent, _, name = parent.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
@@ -131,7 +132,7 @@ def _suggest_key(wrong: str, arguments: list[str], config_dir: Path, config_name
         found = ".".join(filter(None, (parent, name)))
         return "the command removed it, but it is needed" if found == wrong else _list_existing([], [], found)
     near = [".".join(filter(None, (parent, key))) for key in difflib.get_close_matches(name, keys, 1)]
-    return _list_existing(elsewhere if len(elsewhere) == 1 else near, keys, parent)
+    return elsewhere_too + _list_existing(elsewhere if len(elsewhere) == 1 else near, keys, parent)
 
 
 def _list_keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
