@@ -6,6 +6,13 @@ In one real fit every divided step is followed by a step of a copy of the module
 batch: forward, miner, loss, backward, optimiser. The cost is what is spent inside of the callback's and the narrowing's
 hooks, and backwards through the narrowing. (A difference of two whole steps would hide it: the narrowed loss and miner
 are cheaper than the full ones.) That of learned masks leaves out their own gradient, push and step.
+
+    python benchmarks/overhead.py --whole-runs 3 --threads 1
+
+Time whole trainings, all divisions included, as ratios to the plain one: 12 epochs with the callback's defaults,
+divided on what a pass over the images makes of them and on what training has made. They take turns, plain first, and
+the processor's time counts, which other programs disturb less. What is spent in the callback's hooks, where the
+divisions are, is printed as a share of the rest of the same run, too: that moves least.
 """
 
 from __future__ import annotations
@@ -94,6 +101,77 @@ class Stopwatch(pl.Callback):
         self.plain_seconds.append(time.perf_counter() - began)
 
 
+def make_module(width: int) -> DivideConquerModule:
+    """Return the small network with margin loss and distance-weighted miner."""
+    return DivideConquerModule(
+        small(),
+        width,
+        MarginLoss(beta=1.2, learn_beta=False),
+        DistanceWeightedMiner(),
+        optimizer=partial(torch.optim.Adam, lr=1e-4),
+    )
+
+
+def make_trainer(epochs: int, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+    """Return a Trainer that does nothing but train."""
+    return pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def time_whole_runs(images: TensorDataset, arguments: argparse.Namespace) -> None:
+    """Train in turns, and print what each kind of training takes."""
+    kinds: dict[str, dict[str, Any] | None] = {
+        "plain": None,
+        "features=exact": {"features": "exact"},
+        "features=training": {"features": "training"},
+    }
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(arguments.whole_runs):
+        for kind, settings in kinds.items():
+            torch.manual_seed(0)
+            loader = DataLoader(images, batch_size=arguments.batch, shuffle=True)
+            options = {"split_depth": arguments.split_depth, "subspaces": arguments.subspaces}
+            callbacks = [] if settings is None else [DivideConquerCallback(**options, **settings)]
+            profiler = ProcessorProfiler()
+            trainer = make_trainer(12, *callbacks, profiler=profiler)
+            began = time.process_time()
+            trainer.fit(make_module(arguments.width), loader)
+            took = time.process_time() - began
+            seconds[kind].append(took)
+            hooks = sum(
+                sum(durations)
+                for name, durations in profiler.recorded_durations.items()
+                if name.startswith("[Callback]DivideConquerCallback.")
+            )
+            share = 100 * hooks / (took - hooks)
+            print(f"{kind:18} {took:7.1f} s, in the callback {hooks:5.2f} s: {share:.1f} % of the rest", flush=True)
+    for kind in list(kinds)[1:]:
+        ratios = [own / plain for own, plain in zip(seconds[kind], seconds["plain"], strict=True)]
+        spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+        print(f"{kind:18} {statistics.median(ratios):.3f} times the plain training ({spread})")
+
+
+class ProcessorProfiler(SimpleProfiler):
+    """Take the processor's time instead of the clock's."""
+
+    def start(self, action_name: str) -> None:
+        """Begin to take the time of an action."""
+        self.current_actions[action_name] = time.process_time()
+
+    def stop(self, action_name: str) -> None:
+        """Note the time of an action."""
+        began = self.current_actions.pop(action_name)
+        self.recorded_durations[action_name].append(time.process_time() - began)
+
+
 def main() -> None:
     """Fit, and print the medians and the share."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -103,6 +181,7 @@ def main() -> None:
     parser.add_argument("--split-depth", type=int, default=2)
     parser.add_argument("--subspaces", choices=["fixed", "learned"], default="fixed")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--whole-runs", type=int, default=0, help="rounds of whole trainings, in place of steps")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -110,14 +189,11 @@ def main() -> None:
     torch.manual_seed(0)
 
     images = make_images(classes=160, per_class=12)
+    if arguments.whole_runs:
+        time_whole_runs(images, arguments)
+        return
     loader = DataLoader(images, batch_size=arguments.batch, shuffle=True)
-    module = DivideConquerModule(
-        small(),
-        arguments.width,
-        MarginLoss(beta=1.2, learn_beta=False),
-        DistanceWeightedMiner(),
-        optimizer=partial(torch.optim.Adam, lr=1e-4),
-    )
+    module = make_module(arguments.width)
     epochs = -(-(arguments.steps + WARM_UP) // len(loader))
     callback = DivideConquerCallback(
         split_depth=arguments.split_depth,
@@ -128,16 +204,7 @@ def main() -> None:
         subspaces=arguments.subspaces,
     )
     stopwatch, profiler = Stopwatch(deepcopy(module)), SimpleProfiler()
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        callbacks=[callback, stopwatch],
-        profiler=profiler,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = make_trainer(epochs, callback, stopwatch, profiler=profiler)
     trainer.fit(module, loader)
     assert callback.stage.phase == "divided"
 

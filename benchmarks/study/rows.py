@@ -17,6 +17,7 @@ class Row:
         overrides: what ``train.py`` is asked for.
         seeds: how many, from 0 on.
         rival: the name of the row in the same group that it is compared with, seed by seed.
+        networks: so many are trained apart, each with another seed, and their embeddings laid side by side.
     """
 
     group: str
@@ -24,6 +25,12 @@ class Row:
     overrides: tuple[str, ...]
     seeds: int
     rival: str = PLAIN
+    networks: int = 1
+
+    @property
+    def key(self) -> str:
+        """What the row is known by in the CSV."""
+        return " ".join(self.overrides) + (f" networks={self.networks}" if self.networks > 1 else "")
 
 
 METHODS = {
@@ -46,7 +53,11 @@ CHOICES = {
     "flat": ("divide=flat",),
     "zeroed coordinates": ("divide.subspaces=zeroed",),
     "random coordinates in each step": ("divide.subspaces=random",),
+    "subspaces without clusters": (
+        *("divide.clustering=random", "divide.every_n_epochs=1", "divide.warmup_epochs=2"),  # drawn anew in each epoch
+    ),
     "features of training": ("divide.features=training",),
+    "a division every four epochs": ("divide.flat=true", "divide.every_n_epochs=4", "divide.warmup_epochs=2"),
     "whole classes in a cluster": ("divide.whole_classes=true",),
     "no warm-up": ("divide.warmup_epochs=0",),
     "backbone frozen for an epoch": ("divide.freeze_epochs=1",),
@@ -54,6 +65,12 @@ CHOICES = {
     "BatchNorm renewed": ("+callbacks.batch_norm._target_=divconq_pl.RenewBatchNorm",),
     "k-means from the last centres": ("divide.start=previous",),
 }
+APART = ("divide=none", "module.embedding_dim=32")
+ICONS = (
+    *("dataset=image_folder", "dataset.root=${oc.env:ICONS}", "data.num_workers=0"),
+    *("backbone=efficientnet_lite0", "image_size=64", "module.parameter_groups.backbone.lr=1e-4"),
+    *("trainer.max_epochs=8", "trainer.limit_train_batches=60"),  # 480 steps: pretrained, and slow on one thread
+)
 LOSSES = ("triplet", "contrastive", "multi_similarity", "proxy_anchor")
 
 
@@ -64,6 +81,7 @@ def all_rows() -> list[Row]:
         for dataset in ("sides", "glyphs")
         for name, overrides in METHODS.items()
     ]
+    rows += [Row("sides", "4 networks of width 32 side by side", ("dataset=sides", *APART), 2, networks=4)]
     rows += [Row("choices", PLAIN, ("dataset=sides", "divide=none"), 3)]
     rows += [Row("choices", "fixed subspaces", ("dataset=sides", "divide=hierarchical"), 3)]
     rows += [
@@ -81,4 +99,9 @@ def all_rows() -> list[Row]:
         for name in (PLAIN, "fixed subspaces"):
             overrides = ("dataset=sides", f"trainer.max_epochs={epochs}", *METHODS[name])
             rows.append(Row(f"{epochs} epochs", name, overrides, 2))
+    for group, data in (("group norm", ("dataset=sides", "backbone.norm=group")), ("icons", ICONS)):
+        for name in (PLAIN, "fixed subspaces", "clusters alone"):
+            rows.append(Row(group, name, (*data, *METHODS[name]), 3))
+        training = (*data, "divide=hierarchical", "divide.features=training")
+        rows.append(Row(group, "features of training", training, 3, "fixed subspaces"))
     return rows

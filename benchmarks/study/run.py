@@ -4,8 +4,9 @@ python benchmarks/study/run.py                          all of it: some 200 runs
 python benchmarks/study/run.py --groups sides glyphs    some tables of it
 python benchmarks/study/run.py --workers 2              two runs at a time
 
-Each run is a ``train.py`` in a folder of its own below ``outputs/study``, with one thread. A line of ``results.csv``,
-beside this script, is all that is kept of it; runs that have theirs are not run again. ``tables.py`` makes the tables.
+Each run is a ``train.py`` in a folder of its own below ``outputs/study``, with one thread; where networks are trained
+apart, it is several. A line of ``results.csv``, beside this script, is all that is kept of it; runs that have theirs
+are not run again. ``tables.py`` makes the tables. The rows of icons need ``benchmarks/icons.py`` and ``ICONS=FOLDER``.
 """
 
 from __future__ import annotations
@@ -70,43 +71,50 @@ def add_result(result: dict[str, Any]) -> None:
         write_atomically(RESULTS, write)
 
 
-def run(overrides: tuple[str, ...], seed: int, folder: Path) -> dict[str, Any]:
-    """Train with some overrides and a seed, and test the best epoch and the last one.
+def run(row: Row, seed: int, folder: Path) -> dict[str, Any]:
+    """Train a row with a seed, and test the best epoch and the last one.
 
     Args:
-        overrides: what ``train.py`` is asked for.
-        seed: the seed.
+        row: the row.
+        seed: the seed. Networks that are trained apart have seeds of their own, in which they share nothing.
         folder: folder of the run; what is left of an interrupted one is deleted.
 
     Returns:
         A line of the CSV.
     """
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    runs = [folder / str(number) for number in range(row.networks)]
 
     def call(script: str, *arguments: str) -> None:
         command = [sys.executable, str(ROOT / script), *arguments]
-        done = subprocess.run(command, cwd=folder.parent, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-1000:]}")
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    call("train.py", *overrides, f"seed={seed}", *QUIET, f"hydra.run.dir={folder}")
-    call("evaluate.py", f"checkpoint={folder / 'checkpoints' / 'last.ckpt'}", f"json={folder / 'last.json'}")
-    results = json.loads((folder / "results.json").read_text())
-    last = json.loads((folder / "last.json").read_text())
+    def test(epoch: str) -> dict[str, Any]:
+        paths = ",".join(str(own / "checkpoints" / f"{epoch}.ckpt") for own in runs)
+        call("evaluate.py", f"checkpoint=[{paths}]", f"json={folder / epoch}.json")
+        tested: dict[str, Any] = json.loads((folder / f"{epoch}.json").read_text())
+        return tested if row.networks == 1 else tested["concatenated"]
+
+    for number, own in enumerate(runs):
+        call("train.py", *row.overrides, f"seed={row.networks * seed + number}", *QUIET, f"hydra.run.dir={own}")
+    results = [json.loads((own / "results.json").read_text()) for own in runs]
+    best, last = results[0] if row.networks == 1 else test("best"), test("last")
     curve, steps = _read_curve(next(folder.rglob("metrics.csv")))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return {
-        "overrides": " ".join(overrides),
+        "overrides": row.key,
         "seed": seed,
-        **{name: f"{results[f'test/{name}']:.5f}" for name in ("recall_at_1", "map_at_r")},
+        **{name: f"{best[f'test/{name}']:.5f}" for name in ("recall_at_1", "map_at_r")},
         **{f"last_{name}": f"{last[f'test/{name}']:.5f}" for name in ("recall_at_1", "map_at_r")},
-        "val_recall_at_1": " ".join(f"{value:.4f}" for value in curve),
-        "steps": steps,
-        **{name: _text(results.get(f"division/{name}")) for name in COLUMNS[8:11]},
-        "train_seconds": round(results["train/seconds"]),
-        "division_seconds": round(results["division/seconds"]),
+        "val_recall_at_1": " ".join(f"{value:.4f}" for value in curve) if row.networks == 1 else "",
+        "steps": row.networks * steps,
+        **{name: _text(results[0].get(f"division/{name}")) for name in COLUMNS[8:11]},
+        "train_seconds": round(sum(one["train/seconds"] for one in results)),
+        "division_seconds": round(sum(one["division/seconds"] for one in results)),
         "commit": commit.stdout.strip(),
     }
 
@@ -138,7 +146,7 @@ def find_jobs(
     for row in all_rows():
         chosen = (groups is None or row.group in groups) and (names is None or row.name in names)
         for seed in range(min(row.seeds, seeds or row.seeds) if chosen else 0):
-            key = (" ".join(row.overrides), seed)
+            key = (row.key, seed)
             if key not in done:
                 jobs.setdefault(key, (row, seed))
     return sorted(jobs.values(), key=lambda job: job[1])
@@ -157,9 +165,9 @@ def main() -> None:
 
     def work(numbered: tuple[int, tuple[Row, int]]) -> str | None:
         number, (row, seed) = numbered
-        name = hashlib.sha256(f"{row.overrides} {seed}".encode()).hexdigest()[:12]
+        name = hashlib.sha256(f"{row.key} {seed}".encode()).hexdigest()[:12]
         try:
-            result = run(row.overrides, seed, arguments.folder.resolve() / name)
+            result = run(row, seed, arguments.folder.resolve() / name)
         except RuntimeError as error:
             return f"{row.group}, {row.name}, seed {seed}: {error}"
         add_result(result)

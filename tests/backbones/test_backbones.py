@@ -57,6 +57,16 @@ def test_small_gives_its_features_for_any_image_size(in_channels: int, width: in
     assert backbone(images(2, in_channels, size)).shape == (2, backbone.out_features)
 
 
+def test_small_makes_the_same_of_an_image_in_any_batch_if_it_normalises_by_groups() -> None:
+    backbone, images = small(width=8, norm="group").train(), torch.randn(4, 1, 16, 16)
+    assert torch.allclose(backbone(images)[:1], backbone(images[:1]), atol=1e-6)
+    assert not torch.allclose(small(width=8).train()(images)[:1], small(width=8).train()(images[:1]), atol=1e-2)
+    with pytest.raises(InputError, match="norm='layer' is unknown; choose 'batch' or 'group'"):
+        small(norm="layer")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="width=12 is no multiple of 8"):
+        small(width=12, norm="group")
+
+
 def test_small_learns_its_own_batchnorm_statistics() -> None:
     backbone = small(width=4).train()
     before = statistics(backbone)

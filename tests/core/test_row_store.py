@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
 
 
 def test_memory_that_does_not_suffice_is_told_of_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*size: int, device: torch.device) -> None:
+    def full(*size: int, device: torch.device, dtype: torch.dtype) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     store = RowStore(10**9)

@@ -59,3 +59,23 @@ def test_the_page_is_what_the_csv_gives(study):
     page = (ROOT / "docs" / "results.md").read_text()
     assert page.count("<!-- table: ") >= 3
     assert tables["fill_in"](page, tables["read_results"]()) == page, "run benchmarks/study/tables.py"
+
+
+def test_steps_are_counted_to_the_first_epoch_that_reaches_the_plain_runs_end(study):
+    tables, rows = study("tables"), study("rows")["all_rows"]()
+    plain, fixed = (row for row in rows if row.group == "sides" and row.name in ("plain", "fixed subspaces"))
+    curves = {plain.key: ".1 .4 .3", fixed.key: ".1 .2 .3"}
+    measured = ("recall_at_1", "map_at_r", "last_recall_at_1", "last_map_at_r")
+    line = {**dict.fromkeys(measured, ".5"), "pairs_kept": "", "train_seconds": "9"}
+    results = {(key, 0): {**line, "val_recall_at_1": curve} for key, curve in curves.items()}
+    shown = [row.split(" | ") for row in tables["make_table"](results, "sides").splitlines()]
+    assert [row[shown[0].index("steps")] for row in shown[2:]] == ["67 %", "100 %"]
+    results[fixed.key, 0]["val_recall_at_1"] = ".1 .2 .2"
+    assert "| never |" in tables["make_table"](results, "sides").splitlines()[3]
+
+
+def test_networks_that_are_trained_apart_have_a_line_of_their_own(study):
+    rows = study("rows")["all_rows"]()
+    (apart,) = (row for row in rows if row.networks > 1)
+    assert apart.key == "dataset=sides divide=none module.embedding_dim=32 networks=4"
+    assert len({row.key for row in rows if row.group == "sides"}) == len([row for row in rows if row.group == "sides"])

@@ -177,6 +177,24 @@ def test_what_cannot_be_noted_is_refused_in_words(make, data, says):
         trainer(DivideConquerCallback(**options, features="training"), max_epochs=3).fit(make(), data())
 
 
+def test_batchnorm_that_takes_away_what_tells_clusters_apart_is_told_of(recwarn):
+    def told(make):
+        recwarn.clear()
+        options = {"split_depth": 1, "every_n_epochs": 1, "merge_at": None, "features": "training"}
+        trainer(DivideConquerCallback(**options), max_epochs=1).fit(make(), loader())
+        return any("BatchNorm layers in training mode" in str(warning.message) for warning in recwarn)
+
+    class Frozen(Remembering):
+        def train(self, mode=True):
+            super().train(mode)
+            self.backbone[1].eval()
+            return self
+
+    assert told(Remembering)
+    assert not told(PlainModule)
+    assert not told(Frozen)
+
+
 def test_a_second_fit_of_the_same_callback_knows_nothing_of_the_first():
     callback = DivideConquerCallback(split_depth=1, every_n_epochs=1, merge_at=None, features="training")
     ends = []

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset
 
 from divconq_pl.core.clustering import Cluster, Start
@@ -91,6 +92,12 @@ class Divider:
                 f"features='training' does not look at all images, and {type(loader.dataset).__name__} does not tell "
                 "their classes; give it an attribute targets, override DivideConquerCallback.dataset_labels, or use "
                 "features='exact'"
+            )
+        if any(isinstance(part, _BatchNorm) and part.training for part in trainer.lightning_module.modules()):
+            rank_zero_warn(
+                "features='training' with BatchNorm layers in training mode: each batch comes from one cluster and is "
+                "normalised by itself, which takes away what tells the clusters apart, so the next division cannot "
+                "find them again; freeze these layers, or use features='exact'"
             )
         self.last.begin(trainer, len(loader.dataset))  # type: ignore[arg-type]
 

@@ -18,8 +18,9 @@ from divconq_pl.lightning.embedding_layer import Side, feature_of
 class LastFeatures:
     """The features that training has made of its images since the last division, for the next one.
 
-    What is taken is what a feature pass would take, but as the training made it: of augmented images, with dropout and
-    the batch's own BatchNorm statistics, by weights that have moved on since. Only batches of single clusters are
+    What is taken is what a feature pass would take, but as the training made it: of augmented images, with dropout, by
+    weights that have moved on since. BatchNorm in training mode normalises each single-cluster batch by itself, which
+    makes the clusters alike: there this is of no use, and said. Only batches of single clusters are
     noted, whose images are known; whatever was not in one since the last division is to be looked at in a pass.
 
     Process r of W keeps the features of images r, r + W, ..., L2-normalised float16: 2 N D / W bytes.
