@@ -449,7 +449,7 @@ def test_a_wrong_name_gives_one_line_and_nothing_else(call, tmp_path):
             r"no 'divide\.splt_depth'; did you mean 'divide\.split_depth'\? divide has: .*warmup",
         ),
         (["lss=margin"], r"no 'lss'; did you mean 'loss'\? the configuration has: backbone, .* trainer$"),
-        (["loss=triplet", "loss.beta=1"], r"no 'loss\.beta'; it is in loss=margin; loss has: margin$"),
+        (["loss=triplet", "loss.beta=1"], r"no 'loss\.beta'; it is in loss=margin, multi_similarity; loss has: margin$"),
         (["divide=none", "divide.splt_depth=1"], r"no 'divide\.splt_depth'; did you mean 'divide\.split_depth'\?"),
         (
             ["-m", "divide=flatt,none"],
@@ -473,7 +473,10 @@ def test_a_wrong_name_gives_one_line_and_nothing_else(call, tmp_path):
         (["module.nmi_runs=10"], r"no 'module\.nmi_runs'; did you mean 'evaluation\.nmi_runs'\?"),
         (["module={embedding_dim: 8, marp: true}"], r"no 'module\.marp'; did you mean 'evaluation\.marp'\?"),
         (["module.loss_lr_factor=2"], r"no 'module\.loss_lr_factor'; .*module has: .* parameter_groups"),
-        (["++evaluation.nmi=10"], r"no 'evaluation\.nmi'; evaluation has: marp, nmi_runs, recall_ks, reid_draws$"),
+        (
+            ["++evaluation.nmi=10"],
+            r"no 'evaluation\.nmi'; evaluation has: map_at_r, marp, nmi_runs, recall_ks, reid_draws$",
+        ),
         (
             ["divide.subspaces=fixd"],
             r"divide\.subspaces='fixd' must be 'fixed', 'learned', 'zeroed', 'random' or a mapping",
