@@ -449,7 +449,7 @@ def test_a_wrong_name_gives_one_line_and_nothing_else(call, tmp_path):
             r"no 'divide\.splt_depth'; did you mean 'divide\.split_depth'\? divide has: .*warmup",
         ),
         (["lss=margin"], r"no 'lss'; did you mean 'loss'\? the configuration has: backbone, .* trainer$"),
-        (["loss=triplet", "loss.beta=1"], r"no 'loss\.beta'; it is in loss=margin, multi_similarity; loss has: margin$"),
+        (["loss=triplet", "loss.beta=1"], r"no 'loss\.beta'; it is in loss=margin, mul.*; loss has: margin$"),
         (["divide=none", "divide.splt_depth=1"], r"no 'divide\.splt_depth'; did you mean 'divide\.split_depth'\?"),
         (
             ["-m", "divide=flatt,none"],
