@@ -1,5 +1,6 @@
 """A checkpoint is data: reading it runs no code of its own, and what does not fit is named."""
 
+import os
 import random
 import sys
 
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from divconq_pl import DivideConquerModule, InputError
-from divconq_pl.app.checkpoints import CONFIG_KEY, compare_configs, load_embedder, read_checkpoint
+from divconq_pl.app.checkpoints import CONFIG_KEY, compare_configs, find_newest, load_embedder, read_checkpoint
 from divconq_pl.app.trust import build_trusted
 from divconq_pl.backbones import small
 from divconq_pl.data import Glyphs, RetrievalDataModule
@@ -203,3 +204,29 @@ def test_what_changes_is_said():
 def test_a_change_without_effect_is_refused(change, message):
     with pytest.raises(InputError, match=f"so {message} would have no effect"):
         compare_configs(RUN, {**RUN, "module": {**RUN["module"], **change}})
+
+
+def test_the_folder_of_a_run_stands_for_its_newest_checkpoint(tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"ckpt_path='.*checkpoints' holds no checkpoint"):
+        find_newest(run / "checkpoints")
+    for age, name in enumerate(["best", "interrupted", "last"]):  # the best is the youngest
+        (run / "checkpoints" / f"{name}.ckpt").touch()
+        os.utime(run / "checkpoints" / f"{name}.ckpt", (1000 - age, 1000 - age))
+    assert find_newest(run) == find_newest(run / "checkpoints") == run / "checkpoints" / "interrupted.ckpt"
+    assert find_newest(run / "checkpoints" / "last.ckpt") == run / "checkpoints" / "last.ckpt"
+    for name in ("interrupted", "last"):
+        (run / "checkpoints" / f"{name}.ckpt").unlink()
+    assert find_newest(run) == run / "checkpoints" / "best.ckpt"
+    assert find_newest("no such folder").name == "no such folder"  # which reading it says
+
+
+def test_a_run_begins_with_the_backbone_of_an_earlier_one(tmp_path):
+    content, module = checkpoint()
+    torch.save(content, tmp_path / "last.ckpt")
+    again = small(1, 4, weights=str(tmp_path / "last.ckpt")).eval()
+    images = torch.rand(2, 1, 16, 16)
+    assert torch.equal(again(images), module.backbone(images))
+    with pytest.raises(InputError, match="does not hold the weights of this network"):
+        small(3, 4, weights=str(tmp_path / "last.ckpt"))

@@ -7,10 +7,12 @@ from urllib.error import URLError
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_metric_learning import losses
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import models
 
+from divconq_pl import DivideConquerModule
 from divconq_pl.backbones import Backbone, resnet50, small, torchvision_backbone
 from divconq_pl.errors import InputError
 
@@ -177,7 +179,19 @@ def test_frozen_batchnorm_survives_a_lightning_run() -> None:
     assert not torch.equal(scale, module.backbone.network.bn1.weight)
 
 
-@pytest.mark.parametrize("saved", ["torchvision", "other classes", "stripped", "backbone", "data parallel"])
+@pytest.mark.parametrize(
+    "saved",
+    [
+        "torchvision",
+        "other classes",
+        "stripped",
+        "backbone",
+        "data parallel",
+        "state_dict of module.",
+        "model",
+        "our run",
+    ],
+)
 def test_local_weights_load_however_they_were_saved(tmp_path: Path, saved: str) -> None:
     torch.manual_seed(0)
     source = torchvision_backbone(LITTLE).eval()
@@ -187,6 +201,16 @@ def test_local_weights_load_however_they_were_saved(tmp_path: Path, saved: str) 
         "stripped": source.network.state_dict(),
         "backbone": source.state_dict(),
         "data parallel": {f"module.{key}": value for key, value in original.state_dict().items()},
+        "state_dict of module.": {
+            "epoch": 3,
+            "state_dict": {f"module.{key}": value for key, value in original.state_dict().items()},
+        },
+        "model": {"model": original.state_dict(), "optimizer": {"state": {}}},
+        "our run": {
+            "epoch": 3,
+            "state_dict": DivideConquerModule(source, 8, losses.ProxyAnchorLoss(5, 8)).state_dict(),
+            "callbacks": {"DivideConquerCallback": {"assignment": torch.zeros(3)}},
+        },
     }.get(saved, original.state_dict())
     torch.save(state, tmp_path / "weights.pth")
     loaded = torchvision_backbone(LITTLE, str(tmp_path / "weights.pth")).eval()

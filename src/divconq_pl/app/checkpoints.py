@@ -72,6 +72,27 @@ def read_checkpoint(path: str | Path, key: str = "checkpoint") -> dict[str, Any]
     return content
 
 
+def find_newest(path: str | Path, key: str = "ckpt_path") -> Path:
+    """Return the checkpoint of a run that was written last, if a path is that of its folder, and the path if not.
+
+    That of the best epoch is taken only if there is no other.
+
+    Args:
+        path: a file, the folder of a run, or its folder ``checkpoints``.
+        key: what the user calls it.
+
+    Raises:
+        InputError: if the folder holds no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    found = [*path.glob("*.ckpt"), *(path / "checkpoints").glob("*.ckpt")]
+    if not found:
+        raise InputError(f"{key}={str(path)!r} holds no checkpoint; give the folder of a run, or a file")
+    return max(found, key=lambda file: (file.stem != "best", file.stat().st_mtime_ns))
+
+
 @contextmanager
 def refuse_odd_entries(path: str | Path) -> Iterator[None]:
     """Name the checkpoint when using its content fails, as it may if another version has written it.

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from divconq_pl.app import pictures
-from divconq_pl.app.checkpoints import CONFIG_KEY, KeepConfig, check_fit, compare_configs, read_checkpoint
+from divconq_pl.app.checkpoints import CONFIG_KEY, KeepConfig, check_fit, compare_configs, find_newest, read_checkpoint
 from divconq_pl.app.checks.images import check_findable, check_images, check_queries
 from divconq_pl.app.checks.rehearsal import check_trainer, rehearse
 from divconq_pl.app.checks.values import check_arguments, check_values
@@ -61,6 +61,8 @@ def main(cfg: DictConfig) -> float:
     """
     check_config(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    if cfg.ckpt_path is not None:
+        cfg.ckpt_path = str(find_newest(cfg.ckpt_path))
     resumed = None if cfg.ckpt_path is None else read_checkpoint(cfg.ckpt_path, "ckpt_path")
     data = make_data(cfg)
     if not HydraConfig.get().runtime.choices.get("experiment"):  # which is a recipe as a whole

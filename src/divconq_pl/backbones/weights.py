@@ -13,6 +13,8 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from divconq_pl.errors import InputError
 
+_PLACES = ("state_dict", "model")
+
 
 def looks_like_path(weights: str) -> bool:
     """Tell the path of a file from a name such as ``DEFAULT``."""
@@ -22,8 +24,11 @@ def looks_like_path(weights: str) -> bool:
 def read_state_dict(path: str | Path) -> dict[str, Any]:
     """Read the state dict of a network, or of a :class:`Backbone` or a data-parallel module around it.
 
+    It may lie in a checkpoint: in one of ours or of Lightning, of which the backbone is taken, or under ``state_dict``
+    or ``model``, where other trainings keep it.
+
     Args:
-        path: a file of torch.save, or one that ends in ``.safetensors``.
+        path: a file of torch.save, or one that ends in ``.safetensors``; nothing in it is run.
 
     Raises:
         InputError: if there is no such file, or it is incomplete or holds something else.
@@ -39,8 +44,11 @@ def read_state_dict(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(loaded, Mapping):
         raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict")
-    state = dict(loaded)
-    for wrapper in ("module.", "network."):
+    state = dict(next((loaded[key] for key in _PLACES if isinstance(loaded.get(key), Mapping)), loaded))
+    consume_prefix_in_state_dict_if_present(state, "module.")
+    if own := {key: value for key, value in state.items() if key.startswith("backbone.")}:
+        state = own  # without the embedding layer and what a loss has learned
+    for wrapper in ("backbone.", "network."):
         consume_prefix_in_state_dict_if_present(state, wrapper)
     return state
 
