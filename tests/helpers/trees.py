@@ -244,11 +244,40 @@ def write_vehicle_id(root: Path, test_list: str = "large") -> Tree:
     return {"train": part(names, dict.fromkeys(train, IMAGES)), "test": part(names, dict.fromkeys(test, IMAGES))}
 
 
+def write_market(root: Path) -> Tree:
+    """Write ``Market-1501-v15.09.15/``: a name is <identity>_c<camera>s<sequence>_<frame>_<box>.jpg."""
+    home = root / "Market-1501-v15.09.15"
+    train, test = [2, 7, 10, 11, 20, 23, 27, 28], [1, 3, 5, 1501]
+    for c in (*train, *test):
+        folder = "bounding_box_train" if c in train else "bounding_box_test"
+        for i in range(IMAGES):
+            save(home / folder / f"{c:04}_c{i + 1}s1_{i:06}_01.jpg", colour(c % 400, i))
+        if c in test:
+            save(home / "query" / f"{c:04}_c1s1_000900_00.jpg", colour(c % 400, 7))
+    save(home / "bounding_box_test" / "0000_c2s1_000777_01.jpg", colour(399, 0))
+    save(home / "bounding_box_test" / "-1_c6s4_002427_01.jpg", colour(399, 1))
+    (home / "bounding_box_test" / "Thumbs.db").write_bytes(b"")
+    names = {c: f"{c:04}" for c in (*train, *test)}
+    classes = ["distractors", *(names[c] for c in test)]
+    return {
+        "train": part(names, dict.fromkeys(train, IMAGES)),
+        "query": Part(classes, [(label, colour(c % 400, 7)) for label, c in enumerate(test, 1)]),
+        "gallery": Part(
+            classes,
+            [
+                (0, colour(399, 0)),
+                *((label, colour(c % 400, i)) for label, c in enumerate(test, 1) for i in range(IMAGES)),
+            ],
+        ),
+    }
+
+
 WRITERS = {
     "cub200": write_cub,
     "cars196": write_cars_all_in_one,
     "sop": write_sop,
     "inshop": write_inshop,
     "vehicle_id": write_vehicle_id,
+    "market1501": write_market,
 }
 """What writes a data set in its first layout, by the name of its configuration."""

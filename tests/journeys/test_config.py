@@ -38,6 +38,7 @@ RECALL_KS = {
     "sop": [1, 10, 100, 1000],
     "inshop": [1, 10, 20, 30, 40, 50],
     "vehicle_id": [1, 5],
+    "market1501": [1, 5, 10],
 }
 pytestmark = pytest.mark.filterwarnings("ignore:.*is not as published")
 
@@ -64,18 +65,27 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def table(images):
+    """A CSV file that lists the same pictures."""
+    files = sorted(images.rglob("*.png"))
+    lines = ["path,label", *(f"{file.relative_to(images)},{file.parent.name}" for file in files)]
+    (images / "list.csv").write_text("\n".join(lines))
+    return images / "list.csv"
+
+
+@pytest.fixture(scope="module")
 def rendered_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("rendered")
 
 
 @pytest.fixture
-def composed(tmp_path, images, copies, rendered_cache):
+def composed(tmp_path, images, table, copies, rendered_cache):
     """Compose a configuration as on the command line, with small data."""
 
     def make(*overrides, config="train"):
         named = [o.removeprefix("dataset=") for o in overrides if o.startswith("dataset=")]
         if named and named[-1] not in RENDERED:
-            root = {"image_folder": images, **copies}[named[-1]]
+            root = {"image_folder": images, "csv": table, **copies}[named[-1]]
             data = [f"dataset.root={root}", "image_size=32", "data.num_workers=0"]
         else:
             data = [f"dataset.cache_dir={rendered_cache}", "dataset.size=16"]

@@ -22,11 +22,12 @@ INTENDED = {
     ("selection=best_test_epoch", "dataset.val_fraction"): (0, 0.2, OF_GROUP),
     ("selection=last_epoch", "data.validate_on"): (None, "val", OF_GROUP),
     ("selection=last_epoch", "dataset.val_fraction"): (0, 0.2, OF_GROUP),
+    ("dataset=market1501", "evaluation.cross_camera"): (True, False, "its usual protocol"),
     ("evaluate", "evaluation.recall_ks"): (None, (1, 2, 4, 8), "the checkpoint's own, which is known when it is read"),
     ("evaluate", "data.num_workers"): (None, 0, "likewise"),
     **{
         (f"dataset={name}", f"data.{key}"): values
-        for name in ("image_folder", "cub200", "cars196", "sop", "inshop", "vehicle_id")
+        for name in ("image_folder", "csv", "cub200", "cars196", "sop", "inshop", "vehicle_id", "market1501")
         for key, values in {
             "num_workers": (None, 0, "photographs take so long to decode that one process cannot keep up"),
             "eval_batch_size": (128, 256, "photographs need much memory"),
@@ -38,6 +39,7 @@ INTENDED = {
             "sop": [1, 10, 100, 1000],
             "inshop": [1, 10, 20, 30, 40, 50],
             "vehicle_id": [1, 5],
+            "market1501": [1, 5, 10],
         }.items()
     },
 }

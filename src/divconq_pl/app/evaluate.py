@@ -21,7 +21,7 @@ from divconq_pl.app.comparison import (
     find_checkpoints,
     name_checkpoints,
 )
-from divconq_pl.app.evaluation import check_channels, check_not_shared, embed, measure
+from divconq_pl.app.evaluation import MeanOfFlips, check_channels, check_not_shared, embed, measure
 from divconq_pl.app.export import check_export, export_embeddings
 from divconq_pl.app.results import check_published, describe_images, write_json
 from divconq_pl.app.table import print_results
@@ -36,7 +36,8 @@ HINTS = {
     "evaluation": dict,
     "checkpoint": str | list[str],
     "channels": int,
-    "image_size": int | None,
+    "flip": bool,
+    "image_size": int | list[int] | None,
 }
 """What the keys of conf/evaluate.yaml hold."""
 
@@ -121,6 +122,8 @@ def evaluate_checkpoint(
     config = content[CONFIG_KEY]
     with refuse_odd_entries(path):
         module = load_embedder(content, instantiate(cfg.backbone))
+        if cfg.flip:
+            module.backbone = MeanOfFlips(module.backbone)
         data = make_data(cfg, config)
         ks = cfg.evaluation.get("recall_ks") or [int(k) for k in config["module"]["recall_ks"]]
     if not before:

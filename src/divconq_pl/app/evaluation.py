@@ -8,10 +8,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from divconq_pl.data import RetrievalDataModule, RetrievalDataset
 from divconq_pl.errors import InputError
+from divconq_pl.metrics.reidentification import reidentification_metrics
+from divconq_pl.metrics.reidentification import rerank as compute_reranked
 from divconq_pl.metrics.retrieval import retrieval_metrics
 
 
@@ -48,6 +50,8 @@ def measure(
     nmi_runs: int = 0,
     marp: bool = False,
     reid_draws: int = 0,
+    cross_camera: bool = False,
+    rerank: bool = False,
 ) -> dict[str, float]:
     """Compute the metrics of an embedded test set.
 
@@ -60,19 +64,70 @@ def measure(
             clusters as there are classes.
         marp: also compute the papers' mARP, which is not MAP@R.
         reid_draws: galleries to average Recall@K of the re-identification protocol over (usually 10); 0 leaves it out.
+        cross_camera: also compute mAP and CMC of re-identification, without matches of the query's own camera; the
+            cameras are the groups of the images.
+        rerank: also compute mAP and CMC after k-reciprocal re-ranking; likewise without such matches, if
+            ``cross_camera`` is asked for, too.
 
     Returns:
         ``test/recall_at_<K>``, ``test/map_at_r``, ``test/r_precision`` and, where asked for, ``test/nmi``,
-        ``test/marp`` and ``test/reid_recall_at_<K>``, as fractions in [0, 1]; and what they are of: ``test/images`` and
-        ``test/classes``, with ``test/queries`` where there is a gallery, whose images the former are.
+        ``test/marp``, ``test/reid_recall_at_<K>``, ``test/cross_camera_map``, ``test/cross_camera_cmc_<K>``,
+        ``test/reranked_map`` and ``test/reranked_cmc_<K>``, as fractions in [0, 1];
+        and what they are of: ``test/images`` and ``test/classes``, with ``test/queries`` where there is a gallery,
+        whose images the former are.
+
+    Raises:
+        InputError: if cameras are needed and not known.
     """
     arguments = [x for rows, data in zip(embeddings, parts, strict=True) for x in (rows, data.targets[: len(rows)])]
     metrics = retrieval_metrics(
         *arguments, ks=recall_ks, map_at_r=map_at_r, nmi_runs=nmi_runs, marp=marp, reid_draws=reid_draws
     )
+    if cross_camera or rerank:
+        cameras = _list_cameras(embeddings, parts) if cross_camera else [torch.arange(len(rows)) for rows in embeddings]
+        known = [data.targets[: len(rows)] for rows, data in zip(embeddings, parts, strict=True)]
+        described = (known[0], cameras[0], known[-1], cameras[-1])
+        if not cross_camera and len(parts) > 1:  # no image is another's
+            described = (known[0], cameras[0] - len(cameras[0]), known[-1], cameras[-1])
+        distances = {"cross_camera": 1 - embeddings[0] @ embeddings[-1].T} if cross_camera else {}
+        distances |= {"reranked": compute_reranked(*embeddings)} if rerank else {}
+        for name, values in distances.items():
+            found = reidentification_metrics(values, *described, ks=recall_ks)
+            metrics |= {f"{name}_{metric}": value for metric, value in found.items()}
     counts = {"images": len(embeddings[-1]), "classes": len(arguments[-1].unique())}
     counts |= {"queries": len(embeddings[0])} if len(embeddings) > 1 else {}
     return {f"test/{name}": value for name, value in (metrics | counts).items()}
+
+
+def _list_cameras(embeddings: Sequence[Tensor], parts: Sequence[RetrievalDataset]) -> list[Tensor]:
+    cameras = []
+    for rows, data in zip(embeddings, parts, strict=True):
+        if data.groups is None:
+            raise InputError(
+                "evaluation.cross_camera=true needs the camera of each image, and this data set does not say it; "
+                "use dataset=market1501, or a column camera in dataset=csv"
+            )
+        cameras.append(data.groups[: len(rows)])
+    return cameras
+
+
+class MeanOfFlips(nn.Module):
+    """Give the mean of the features of images and of their mirror images.
+
+    The embedding layer is linear, so this is the mean of their embeddings before these are normalised.
+
+    Args:
+        backbone: images (B, C, H, W) to features (B, D).
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute features, (B, D)."""
+        mean: Tensor = (self.backbone(images) + self.backbone(images.flip(-1))) / 2
+        return mean
 
 
 def check_channels(data: RetrievalDataModule, channels: int) -> None:

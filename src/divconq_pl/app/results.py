@@ -2,9 +2,10 @@
 
 A run's results are one flat mapping, which ``results.json`` in its folder holds: ``name`` and ``overrides`` (what was
 asked for), ``test/recall_at_<K>``, ``test/map_at_r``, ``test/r_precision`` and, where computed, ``test/nmi``,
-``test/marp`` and ``test/reid_recall_at_<K>`` as fractions in [0, 1], ``test/images``, ``test/classes`` and, where there
-is a gallery, ``test/queries`` (how many), ``train/seconds``, ``selection`` (how the epoch
-was chosen), and ``published/source`` with ``published/recall_at_1`` and so on: what somebody published for the same.
+``test/marp``, ``test/reid_recall_at_<K>``, ``test/cross_camera_map`` and so on as fractions in [0, 1], ``test/images``,
+``test/classes`` and, where there is a gallery, ``test/queries`` (how many), ``train/seconds``, ``selection`` (how the
+epoch was chosen), and ``published/source`` with ``published/recall_at_1`` and so on: what somebody
+published for the same.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ PUBLISHED = "published/"
 """What the keys of published figures begin with."""
 
 _SEED = "seed="
-_METRIC = re.compile(r"(reid_)?recall_at_\d+|map_at_r|r_precision|nmi|marp")
+_METRIC = re.compile(r"(reid_)?recall_at_\d+|map_at_r|r_precision|nmi|marp|(cross_camera|reranked)_(map|cmc_\d+)")
 
 
 def write_json(path: str | Path, mapping: Mapping[str, Any]) -> Path:

@@ -98,6 +98,10 @@ def _list_columns(rows: Sequence[Row]) -> dict[str, str]:
         if any(key in row for row in rows):
             columns[key] = heading
     columns |= _list_recall_columns(rows, "test/reid_recall_at_", "re-id R@")
+    for protocol, heading in (("cross_camera", "cross-camera"), ("reranked", "re-ranked")):
+        if any(f"test/{protocol}_map" in row for row in rows):
+            columns[f"test/{protocol}_map"] = f"{heading} mAP"
+        columns |= _list_recall_columns(rows, f"test/{protocol}_cmc_", f"{heading} CMC@")
     if any("train/seconds" in row for row in rows):
         columns["train/seconds"] = "train s"
     if any(row.get("runs", 1) > 1 for row in rows):

@@ -45,7 +45,7 @@ HINTS = {
     "divide": dict | None,
     "published": dict | None,
     "ckpt_path": str | None,
-    "image_size": int | None,
+    "image_size": int | list[int] | None,
 }
 """What the keys of conf/train.yaml hold."""
 

@@ -7,6 +7,7 @@ require_packages("divconq_pl.data", "app", "torchvision", "PIL", "matplotlib", "
 from divconq_pl.backbones.preprocessing import Preprocessing
 from divconq_pl.data.cache import CachedDataset, cache_pixels
 from divconq_pl.data.cars196 import Cars196
+from divconq_pl.data.csv_file import CsvFile
 from divconq_pl.data.cub200 import CUB200
 from divconq_pl.data.datamodule import RetrievalDataModule
 from divconq_pl.data.dataset import (
@@ -20,6 +21,7 @@ from divconq_pl.data.evaluation import EvaluationDataModule
 from divconq_pl.data.glyphs import Glyphs
 from divconq_pl.data.image_folder import ImageFolder
 from divconq_pl.data.inshop import InShop
+from divconq_pl.data.market1501 import Market1501
 from divconq_pl.data.sides import Sides
 from divconq_pl.data.sop import StanfordOnlineProducts
 from divconq_pl.data.splitting import hold_out, split_by_class, split_classes
@@ -32,11 +34,13 @@ __all__ = [
     "CacheableTransform",
     "CachedDataset",
     "Cars196",
+    "CsvFile",
     "EvaluationDataModule",
     "FileDataset",
     "Glyphs",
     "ImageFolder",
     "InShop",
+    "Market1501",
     "Preprocessing",
     "RetrievalDataModule",
     "RetrievalDataset",

@@ -56,7 +56,7 @@ def read_table(file: Path, columns: Columns, *, header: bool = False, counted: b
     Raises:
         InputError: if the file cannot be read or a line does not parse; it names the line.
     """
-    lines = [(number, line.split()) for number, line in enumerate(_lines(file), 1) if line.strip()]
+    lines = [(number, line.split()) for number, line in enumerate(read_lines(file), 1) if line.strip()]
     count = None
     if counted:
         (count,) = _parse(file, *(lines[0] if lines else (1, [])), {"number of images": parse_whole_number})
@@ -76,7 +76,7 @@ def read_csv(file: Path, columns: Columns) -> list[tuple[Any, ...]]:
         InputError: as :func:`read_table` does.
     """
     try:
-        reader = csv.reader(_lines(file))
+        reader = csv.reader(read_lines(file))
         return [_parse(file, reader.line_num, [field.strip() for field in row], columns) for row in reader if row]
     except csv.Error as error:
         raise InputError(f"cannot read {str(file)!r}: {error}") from error
@@ -134,7 +134,12 @@ def _convert(fields: Sequence[str], columns: Columns) -> tuple[Any, ...]:
     return tuple(convert(field) for convert, field in zip(columns.values(), fields, strict=True))
 
 
-def _lines(file: Path) -> list[str]:
+def read_lines(file: Path) -> list[str]:
+    """Return the lines of a text file, whatever its bytes.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
     try:
         return file.read_text(encoding="utf-8-sig", errors="replace").split("\n")  # an odd name is found missing later
     except OSError as error:

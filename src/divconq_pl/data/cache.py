@@ -12,6 +12,7 @@ import struct
 import warnings
 import weakref
 import zlib
+from collections.abc import Callable
 from functools import cache, partial
 from math import prod
 from pathlib import Path
@@ -27,10 +28,17 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from divconq_pl.data.csv_file import read_cropped_rgb, split_box
 from divconq_pl.data.dataset import FileDataset, RetrievalDataset
 from divconq_pl.data.parquet import find_parquet_file, read_parquet_rgb
 from divconq_pl.data.transforms import CacheableTransform
 from divconq_pl.errors import InputError
+
+_FILE_OF: dict[Callable[[str], Image.Image], Callable[[str], str]] = {
+    read_parquet_rgb: find_parquet_file,
+    read_cropped_rgb: lambda image: split_box(image)[0],
+}
+"""How to find the file that holds an image, where it is not named by its path."""
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +91,7 @@ class CachedDataset(RetrievalDataset):
         self._rows = data._rows
         self._cached = transform
         self._versions = np.zeros(len(data._files), dtype=np.uint64)
-        file_of, version = find_parquet_file if data._read is read_parquet_rgb else str, cache(_fingerprint)
+        file_of, version = _FILE_OF.get(data._read, str), cache(_fingerprint)
         for row in self._rows.tolist():
             self._versions[row] = version(file_of(data._files[row]))
         shape = self._pixels(int(self._rows[0])).shape

@@ -64,6 +64,11 @@ class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
         group_names: Sequence[str] = (),
     ) -> None:
         self.targets = torch.as_tensor(targets, dtype=torch.int64)
+        if self.targets.ndim != 1:
+            raise InputError(
+                f"labels of shape {tuple(self.targets.shape)} give an image several labels, which retrieval of classes "
+                "cannot use; give each image one"
+            )
         self.classes = list(classes)
         self.transform = transform
         self.groups = None if groups is None else torch.as_tensor(groups, dtype=torch.int64)
@@ -187,6 +192,8 @@ class FileDataset(RetrievalDataset):
         targets: label of each image, shape (N,).
         classes: name of each class.
         transform: image to tensor.
+        groups: what else is known of each image, shape (N,); see :class:`RetrievalDataset`.
+        group_names: name of each group.
         read: turns an entry of ``files`` into an RGB image; a function of a module, or a ``partial`` of one, so that it
             can be sent to workers. By default :func:`~divconq_pl.data.decoding.read_rgb`.
     """
@@ -198,8 +205,11 @@ class FileDataset(RetrievalDataset):
         classes: Sequence[str],
         transform: Transform | None = None,
         read: Callable[[str], Image.Image] | None = None,
+        *,
+        groups: Tensor | Sequence[int] | None = None,
+        group_names: Sequence[str] = (),
     ) -> None:
-        super().__init__(targets, classes, transform)
+        super().__init__(targets, classes, transform, groups=groups, group_names=group_names)
         if len(files) != len(self.targets):
             raise InputError(f"{len(files)} files, but {len(self.targets)} labels")
         self._files = [str(file) for file in files]

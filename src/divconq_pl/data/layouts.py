@@ -21,11 +21,13 @@ class Labelled(NamedTuple):
         class_id: number of its class in the data set, which orders the classes; need not be contiguous.
         class_name: name of the class.
         image: path of the file, or what the layout's ``read_image`` takes.
+        group: what else is known of it, such as the camera that took it.
     """
 
     class_id: int
     class_name: str
     image: str
+    group: str | None = None
 
 
 Places = Mapping[str, Path]

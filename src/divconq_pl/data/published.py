@@ -181,11 +181,15 @@ def _drop_repeated(parts: Parts) -> Parts:
 
 def _make_dataset(rows: Sequence[Labelled], layout: Layout, among: Sequence[Labelled] | None = None) -> FileDataset:
     """Label images by the rank of their class number among those of ``among``, by default among their own."""
-    names = {row.class_id: row.class_name for row in sorted(among or rows)}
+    names = {row.class_id: row.class_name for row in sorted(among or rows, key=lambda row: row[:3])}
     if again := [name for name, count in Counter(names.values()).items() if count > 1]:
         raise InputError(
             f"{len(again)} names belong to more than one class: {join_first(again)}; name each class apart"
         )
     label = {class_id: i for i, class_id in enumerate(names)}
     files, labels = [row.image for row in rows], [label[row.class_id] for row in rows]
-    return FileDataset(files, labels, list(names.values()), read=layout.read_image)
+    groups = sorted({row.group for row in among or rows if row.group is not None})
+    numbers = [groups.index(row.group) for row in rows if row.group is not None]
+    return FileDataset(
+        files, labels, list(names.values()), read=layout.read_image, groups=numbers or None, group_names=groups
+    )

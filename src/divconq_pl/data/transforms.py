@@ -49,37 +49,53 @@ def glyph_test(*, channels: int = 1) -> v2.Compose:
 
 
 def image_train(
-    size: int | None = None, *, color: bool = False, preprocessing: Preprocessing | None = None
+    size: int | Sequence[int] | None = None, *, color: bool = False, preprocessing: Preprocessing | None = None
 ) -> v2.Compose:
     """Crop at random, flip at random, and normalise as the network's weights expect it.
 
     Args:
-        size: height and width of the result in pixels; by default those of ``preprocessing``.
+        size: height and width of the result in pixels, one number or two; by default those of ``preprocessing``.
         color: also change colours, the stronger variant of the paper's authors.
         preprocessing: what the weights expect; by default ImageNet's usual values and 224 pixels, as in the papers.
 
     Returns:
-        The transform: an RGB image to float32, shape (3, size, size).
+        The transform: an RGB image to float32, shape (3, size, size) or (3, height, width).
+
+    Raises:
+        InputError: if size is neither one positive number nor two.
     """
     expected = preprocessing or Preprocessing()
-    crop = v2.RandomResizedCrop(size or expected.size, interpolation=v2.InterpolationMode(expected.interpolation))
+    height, width = _check_size(size or expected.size)
+    shape = width / height  # that of the images which such a size is meant for
+    crop = v2.RandomResizedCrop(
+        (height, width),
+        ratio=(3 / 4 * shape, 4 / 3 * shape),
+        interpolation=v2.InterpolationMode(expected.interpolation),
+    )
     jitter = [v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), v2.RandomGrayscale(0.2)]
     geometry = _make_geometry([crop, v2.RandomHorizontalFlip()], expected)
     return v2.Compose([*geometry, *(jitter if color else []), *_make_normalise(expected)])
 
 
-def image_test(size: int | None = None, *, preprocessing: Preprocessing | None = None) -> CacheableTransform:
+def image_test(
+    size: int | Sequence[int] | None = None, *, preprocessing: Preprocessing | None = None
+) -> CacheableTransform:
     """Resize, take the middle, and normalise as :func:`image_train` does.
 
     Args:
-        size: height and width of the result in pixels; by default those of ``preprocessing``.
+        size: height and width of the result in pixels; by default those of ``preprocessing``. Two numbers that differ
+            squeeze the whole image into them, as is usual in re-identification.
         preprocessing: what the weights expect; by default a shorter side of 256/224 of ``size``, as in the papers.
     """
     expected = preprocessing or Preprocessing()
-    size = size or expected.size
-    side = round(size * expected.resize / expected.size)
-    resize = v2.Resize([side, side] if expected.squash else side, v2.InterpolationMode(expected.interpolation))
-    geometry = _make_geometry([resize, v2.CenterCrop(size)], expected)
+    height, width = _check_size(size or expected.size)
+    mode = v2.InterpolationMode(expected.interpolation)
+    if height == width:
+        side = round(height * expected.resize / expected.size)
+        steps = [v2.Resize([side, side] if expected.squash else side, mode), v2.CenterCrop(height)]
+    else:
+        steps = [v2.Resize([height, width], mode)]
+    geometry = _make_geometry(steps, expected)
     return CacheableTransform(v2.Compose(geometry), v2.Compose(_make_normalise(expected)))
 
 
@@ -99,6 +115,13 @@ class CacheableTransform:
     def __call__(self, image: Image.Image) -> Tensor:
         """Apply both."""
         return self.finish(self.geometry(image))
+
+
+def _check_size(size: int | Sequence[int]) -> tuple[int, int]:
+    sides = [size, size] if isinstance(size, int) else list(size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise InputError(f"image_size={size} is no size; give one number, or [height,width], of 1 or more pixels")
+    return sides[0], sides[1]
 
 
 _BILINEAR = v2.InterpolationMode.BILINEAR
