@@ -97,7 +97,7 @@ def run(row: Row, seed: int, folder: Path) -> dict[str, Any]:
         paths = ",".join(str(own / "checkpoints" / f"{epoch}.ckpt") for own in runs)
         call("evaluate.py", f"checkpoint=[{paths}]", f"json={folder / epoch}.json")
         tested: dict[str, Any] = json.loads((folder / f"{epoch}.json").read_text())
-        return tested if row.networks == 1 else tested["concatenated"]
+        return {name.removeprefix("concatenated."): value for name, value in tested.items()}
 
     for number, own in enumerate(runs):
         call("train.py", *row.overrides, f"seed={row.networks * seed + number}", *QUIET, f"hydra.run.dir={own}")
