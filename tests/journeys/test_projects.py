@@ -538,3 +538,32 @@ def test_a_module_that_steps_its_optimisers_by_itself_is_rehearsed_without_a_ste
     callback = Unique()
     trainer(callback, max_epochs=2).fit(Adversarial(), loader())
     assert callback._learners.name == "head"
+
+
+class JoinsLater(ReIdentification):
+    """The cross entropy joins when the features are good enough."""
+
+    def training_step(self, batch, batch_idx):
+        if self.current_epoch:
+            return super().training_step(batch, batch_idx)
+        return self.triplet(self(batch[0]), batch[1])
+
+
+def test_a_consumer_that_joins_later_is_found_in_the_first_step_since_a_division(caplog):
+    _, batches = fit(Unique(), JoinsLater(), max_epochs=3)
+    assert_divided(batches, [1, 2])
+    assert sum("is masked" in line for line in lines(caplog)) == 1
+
+
+class LeavesLater(PlainModule):
+    """From the second epoch on the embedding has no part in the loss."""
+
+    def training_step(self, batch, batch_idx):
+        return self.backbone(batch[0]).mean() if self.current_epoch else super().training_step(batch, batch_idx)
+
+
+def test_a_divided_epoch_that_trains_no_subspace_ends_in_its_first_step():
+    with pytest.raises(
+        InputError, match=r"no loss in LeavesLater was called in the first divided step of epoch 1.*'head'"
+    ):
+        trainer(Unique(), max_epochs=2).fit(LeavesLater(), loader())

@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -152,8 +153,18 @@ class Rehearsal:
 
     def _look_for_labels(self, batch: Any, trace: Trace) -> None:
         places = [place for labels in trace.labels if (place := place_of(labels, batch)) is not None]
-        if places and loaders.is_only_loader(self.trainer):
+        # A batch that the hooks of its transfer put together anew has them elsewhere before.
+        if places and loaders.is_only_loader(self.trainer) and not self._is_rearranged():
             self.reader.labels_at = places[0]
+
+    def _is_rearranged(self) -> bool:
+        data = getattr(self.trainer, "datamodule", None)
+        return any(
+            is_overridden(hook, holder)
+            for holder in (self.pl_module, data)
+            if holder is not None
+            for hook in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+        )
 
     def _narrow_a_step(self, batch: Any) -> None:
         """Try a narrowed step, and mask the embedding if something consumes all of it."""
