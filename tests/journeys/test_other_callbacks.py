@@ -459,22 +459,22 @@ def test_a_loader_that_is_made_anew_every_epoch_is_divided_every_epoch():
 @pytest.mark.parametrize("form", ["dict", "list"])
 @pytest.mark.parametrize(("mode", "steps"), [("min_size", 6), ("max_size_cycle", BATCHES)])
 def test_the_first_of_several_loaders_is_divided_and_the_others_left_alone(form, mode, steps):
-    seen = []
-
     class Several(PlainModule):
+        seen = ()
+
         def training_step(self, batch, batch_idx):
             first, second = batch.values() if isinstance(batch, dict) else batch
-            seen.append((self.trainer.current_epoch, second[2].tolist()))
+            self.seen = (*self.seen, (self.trainer.current_epoch, second[2].tolist()))
             return super().training_step(first, batch_idx)
 
     second = DataLoader(Vectors(seed=2), batch_size=32)
     loaders = {"a": loader(), "b": second} if form == "dict" else [loader(), second]
-    fitted, batches = fit(Unique(), Several(), train=CombinedLoader(loaders, mode))
+    fitted, batches = fit(Unique(), module := Several(), train=CombinedLoader(loaders, mode))
     assert_divided(batches, [1, 2, 3])
     assert fitted.global_step == 4 * steps
     in_order = [list(range(i, i + 32)) for i in range(0, CLASSES * PER_CLASS, 32)]
     for epoch in range(4):
-        assert [images for at, images in seen if at == epoch] == (in_order * 2)[:steps]
+        assert [images for at, images in module.seen if at == epoch] == (in_order * 2)[:steps]
 
 
 def test_a_mode_in_which_the_divided_loader_may_run_dry_is_refused():

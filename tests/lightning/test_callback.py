@@ -382,6 +382,9 @@ class Wide(PlainModule):
         self.classifier = nn.Linear(WIDTH, 100)
 
 
+MANY_BATCHES = {"train": loader(batch_size=4), "images_per_class": 2}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -390,9 +393,15 @@ class Wide(PlainModule):
         ({"train": [1, 2, 3]}, "a list"),
         ({"train": loader(batch_size=18)}, r"batch_size=18 .*images_per_class=4.*batch_size=16 or batch_size=20"),
         ({"train": loader(batch_size=64), "split_depth": 2}, "3 batches cannot serve 4 learners"),
-        ({"split_depth": 5}, r"32 learners, more than .*\(16\).*split_depth=2"),
+        (
+            {"split_depth": 5, "images_per_class": 2, "train": loader(batch_size=4)},
+            r"32 learners, more than .*\(16\).*split_depth=2",
+        ),
         ({"module": PlainModule(width=18), "split_depth": 2}, "width 18 cannot be cut into 4.*width of 16 or 20"),
-        ({"module": Wide()}, "embeddings of width 16, but the embedding layer gives 100; name the layer"),
+        (
+            {"module": Wide(), "embedding": "classifier"},
+            "embedding='classifier' names a layer, 100 wide, .* 16 wide and comes from 'head'; use embedding='head'",
+        ),
         ({"module": Wide(), "embedding": "haed"}, "Wide has no layer 'haed'.*head"),
         ({"train": loader(Vectors(torch.arange(192) // 96))}, None),
         ({"train": loader(Vectors(torch.zeros(192).long()))}, "192 images of 1 classes"),
@@ -589,4 +598,4 @@ def test_the_feature_pass_reads_every_image_of_the_cluster_dataset_once():
     data = Counting()
     callback = DivideConquerCallback(split_depth=1, every_n_epochs=1, cluster_dataset=data)
     trainer(callback, max_epochs=2).fit(PlainModule(), loader())
-    assert data.read == CLASSES * PER_CLASS
+    assert data.read == CLASSES * PER_CLASS + 16, "and a batch of them before the training begins"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,6 +39,9 @@ class Subspaces(nn.Module, ABC):
 
     lr_factor: float = 1.0
     weight_decay_factor: float = 1.0
+    is_cut: bool = False
+    """Whether a part is narrower than the whole."""
+
     learner: Tensor
 
     def __init__(self, width: int, split_depth: int) -> None:
@@ -52,6 +56,8 @@ class Subspaces(nn.Module, ABC):
         self.depth = 0
         self.active: int | None = None
         self.narrows = False  # compiled code asks this and not which one is active, or it would be compiled for each
+        self.masks_output = False  # whether embeddings leave the network masked, see `mask`
+        self.is_used = False  # whether a loss has asked for its part since the last `activate`
         self.usage = Usage()
         self.register_buffer("learner", torch.zeros(1, dtype=torch.int64), persistent=False)
 
@@ -60,6 +66,17 @@ class Subspaces(nn.Module, ABC):
     @abstractmethod
     def part(self, values: Tensor, dim: int) -> Tensor:
         """Return the active learner's part of ``values``, whose dimension ``dim`` is the embedding's."""
+
+    def mask(self, values: Tensor, dim: int) -> Tensor:
+        """Return ``values`` as wide as they are, without what the active learner does not see; :meth:`part` if not cut.
+
+        Whatever takes the embedding takes that, too.
+        """
+        return self.part(values, dim)
+
+    def seen(self) -> Tensor | None:
+        """Return the coordinates that the active learner sees, int64; None if it sees something of all."""
+        return None
 
     def split(self) -> None:
         """Give the children of each of the ``2 ** depth`` learners what they begin with; they are 2k and 2k + 1."""
@@ -90,6 +107,10 @@ class Subspaces(nn.Module, ABC):
         """Return the active learner's part of ``values``, or all of them if none is active."""
         return self.part(values, dim) if self.narrows else values
 
+    def narrow_embeddings(self, values: Tensor, dim: int) -> Tensor:
+        """Return the active learner's part of embeddings that have left the network, masked or not."""
+        return values if self.masks_output and not self.is_cut else self.narrow(values, dim)
+
     def activate(self, learner: int | None) -> None:
         """Make ``learner`` the active one; ``None`` means the full embedding.
 
@@ -99,6 +120,7 @@ class Subspaces(nn.Module, ABC):
         if learner is not None and not 0 <= learner < 2**self.depth:
             raise IndexError(f"learner {learner} does not exist among {2**self.depth}")
         self.active = learner
+        self.is_used = False
         self.narrows = learner is not None
         if learner is not None:
             self.learner.fill_(learner)
@@ -120,6 +142,20 @@ class Subspaces(nn.Module, ABC):
         while self.depth > depth:
             self.merge()
             self.depth -= 1
+
+    @contextmanager
+    def tried(self) -> Iterator[None]:
+        """Have the last learner of the greatest depth active, and leave nothing of that behind."""
+        values, depth, usage = self.state(), self.depth, self.usage
+        self.usage = Usage()
+        try:
+            self.set_depth(self.split_depth)
+            self.activate(2**self.depth - 1)
+            yield
+        finally:
+            self.activate(None)
+            self.depth, self.usage = depth, usage
+            self.load_state(values)
 
     def state(self) -> dict[str, Tensor]:
         """Return the values of all parameters and persistent buffers."""
@@ -161,6 +197,8 @@ class FixedSubspaces(Subspaces):
         tensor([4, 5, 6, 7])
     """
 
+    is_cut = True
+
     def __init__(self, width: int, split_depth: int) -> None:
         super().__init__(width, split_depth)
         learners = 2**split_depth
@@ -187,6 +225,16 @@ class FixedSubspaces(Subspaces):
         slices: Tensor = values.unflatten(dim, (learners, self.width // learners))
         return slices.index_select(dim, self.learner).squeeze(dim)
 
+    def mask(self, values: Tensor, dim: int) -> Tensor:
+        """Return all coordinates, those outside of the active slice as zeros."""
+        inside = torch.arange(self.width, device=values.device) // (self.width >> self.depth) == self.learner
+        return values * shape_along(inside.to(values.dtype), dim, values.ndim)
+
+    def seen(self) -> Tensor | None:
+        """Return the coordinates of the active slice, int64."""
+        size = self.width >> self.depth
+        return self.learner * size + torch.arange(size, device=self.learner.device)
+
     def outside(self, learners: Iterable[int]) -> Tensor | None:
         """Return the coordinates of all other slices, int64."""
         owner = torch.arange(self.width, device=self.learner.device) // (self.width >> self.depth)
@@ -207,10 +255,11 @@ class ZeroedSubspaces(FixedSubspaces):
         tensor([0, 0, 0, 0, 4, 5, 6, 7])
     """
 
+    is_cut = False
+
     def part(self, values: Tensor, dim: int) -> Tensor:
         """Return all coordinates, those outside of the active slice as zeros."""
-        inside = torch.arange(self.width, device=values.device) // (self.width >> self.depth) == self.learner
-        return values * shape_along(inside.to(values.dtype), dim, values.ndim)
+        return self.mask(values, dim)
 
 
 class RandomSubspaces(FixedSubspaces):
@@ -246,6 +295,15 @@ class RandomSubspaces(FixedSubspaces):
     def part(self, values: Tensor, dim: int) -> Tensor:
         """Return the coordinates that were drawn."""
         return values.index_select(dim, self.coordinates)
+
+    def mask(self, values: Tensor, dim: int) -> Tensor:
+        """Return all coordinates, those that were not drawn as zeros."""
+        inside = torch.zeros(self.width, dtype=values.dtype, device=values.device)
+        return values * shape_along(inside.index_fill(0, self.coordinates, 1), dim, values.ndim)
+
+    def seen(self) -> Tensor:
+        """Return the coordinates that were drawn, int64."""
+        return self.coordinates
 
     def outside(self, learners: Iterable[int]) -> None:
         """Return None: all learners share all coordinates in time."""

@@ -21,9 +21,10 @@ from divconq_pl.errors import InputError
 from divconq_pl.lightning import reading
 from divconq_pl.lightning._trainer import base, loaders, progress
 from divconq_pl.lightning.continuity import Record
-from divconq_pl.lightning.data_check import check_data
+from divconq_pl.lightning.data_check import check_divisibility, compare_data
 from divconq_pl.lightning.dividing import Divider
 from divconq_pl.lightning.learners import Learners, MakeSubspaces
+from divconq_pl.lightning.rehearsal import Rehearsal
 from divconq_pl.lightning.resume import ExactResume
 from divconq_pl.lightning.routing import BatchRouter
 from divconq_pl.losses.narrowing import WeightDims
@@ -49,8 +50,8 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
     While there is a single cluster, the module's own loader delivers its own batches and nothing is narrowed; with
     ``split_depth=0`` that is the whole training, bit for bit.
 
-    A module or a data set that keeps things elsewhere than usual is met by overriding :meth:`batch_inputs`,
-    :meth:`batch_labels` or :meth:`dataset_labels`.
+    A module or a data set that keeps things elsewhere than usual is met by overriding :meth:`embed`,
+    :meth:`batch_inputs`, :meth:`batch_labels` or :meth:`dataset_labels`.
 
     Args:
         schedule: what happens in which epoch. Without one it is a :class:`ConquerScheduler`, made from the next eight
@@ -168,30 +169,11 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
             if shortfall := self.schedule.shortfall(trainer.max_epochs):
                 rank_zero_warn(shortfall)
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Narrow the module's losses and miners, which exist by now wherever they are made."""
-        super().on_fit_start(trainer, pl_module)
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Rehearse, and refuse what could not be divided later; then pick up the thread where an epoch was left."""
         if self.schedule.split_depth:
             rank_zero_info(self.schedule.describe(trainer.max_epochs))
-            depth = 0 if self._clusters is None else self._clusters.depth
-            self._learners.attach(trainer, pl_module, self.schedule.split_depth, depth)
-            self._divider.watch(self._learners)
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse data that could not be divided later, then pick up the thread where a resumed epoch was left."""
-        if self.schedule.split_depth:
-            loader = self._router.users_loader(trainer)
-            check_data(
-                trainer,
-                pl_module,
-                loader,
-                self,
-                self._record,
-                {**self._learners.describe(), **self.schedule.settings(), **self._settings},
-                num_learners=2**self.schedule.split_depth,
-                mid_epoch=progress.entered_mid_epoch(trainer) and self._entered == trainer.current_epoch,
-            )
-            self._divider.begin(trainer, loader, self)
+            self._prepare(trainer, pl_module)
         super().on_train_start(trainer, pl_module)
 
     def enter_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, anew: bool) -> None:
@@ -230,8 +212,9 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Return to the full embedding."""
+        """Return to the full embedding, after a look at the first step since a division."""
         self._divider.last.note(pl_module)
+        self._learners.check_step(trainer, pl_module)
         self._return_to_full_embedding()
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
@@ -347,3 +330,20 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         """Make clusters, and as many subspaces, the present ones."""
         self._clusters, self._since = clusters, since
         self._learners.set_depth(clusters.depth)
+
+    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse what cannot be divided, attach the learners, and find out how batches become features."""
+        loader, learners = self._router.users_loader(trainer), self._learners
+        per_class, split_depth = self._settings["images_per_class"], self.schedule.split_depth
+        rehearsal = Rehearsal(trainer, pl_module, learners, self, self._divider, loader, per_class)
+        check_divisibility(pl_module, loader, self, per_class, 2**split_depth)
+        rehearsal.attach(split_depth, 0 if self._clusters is None else self._clusters.depth)
+        compare_data(
+            trainer,
+            loader,
+            self,
+            self._record,
+            {**learners.describe(), **self.schedule.settings(), **self._settings},
+            mid_epoch=progress.entered_mid_epoch(trainer) and self._entered == trainer.current_epoch,
+        )
+        self._divider.begin(trainer, loader, self, learners, rehearsal.find_way())

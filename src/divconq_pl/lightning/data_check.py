@@ -8,52 +8,95 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from divconq_pl.core.usable import check_divisible
+from divconq_pl.errors import InputError
 from divconq_pl.lightning.continuity import Record
 from divconq_pl.lightning.reading import DataReader, check_label_range, image_name
 from divconq_pl.lightning.routing import batch_size, check_loader
 
 
-def check_data(
+def check_divisibility(
+    pl_module: pl.LightningModule, loader: DataLoader[Any], reader: DataReader, images_per_class: int, num_learners: int
+) -> None:
+    """Refuse data that cannot be divided.
+
+    Args:
+        pl_module: what is trained.
+        loader: the user's training loader.
+        reader: how data sets give labels.
+        images_per_class: images of a class in a batch.
+        num_learners: how many there will be.
+
+    Raises:
+        InputError: it says what is wrong with the data.
+    """
+    check_loader(loader, images_per_class, num_learners)
+    labels = reader.dataset_labels(loader.dataset)
+    if labels is not None:
+        check_labels(labels, len(loader.dataset), "dataset_labels gives")  # type: ignore[arg-type]
+        check_divisible(labels, num_learners)
+    if advice := check_label_range(pl_module, loader.dataset):
+        rank_zero_warn(advice)
+
+
+def compare_data(
     trainer: pl.Trainer,
-    pl_module: pl.LightningModule,
     loader: DataLoader[Any],
     reader: DataReader,
     record: Record,
     settings: Mapping[str, Any],
     *,
-    num_learners: int,
     mid_epoch: bool,
 ) -> None:
-    """Refuse data that cannot be divided, or with which the training of a checkpoint cannot go on.
+    """Refuse data with which the training of a checkpoint cannot go on.
 
     Args:
         trainer: the fit that begins.
-        pl_module: what it trains.
         loader: the user's training loader.
         reader: how data sets give labels.
         record: knows with what the training of a checkpoint ran, and notes with what it runs now.
-        settings: what else decides how the training goes, ``images_per_class`` among it.
-        num_learners: how many there will be.
+        settings: what else decides how the training goes.
         mid_epoch: whether the training goes on in the middle of an epoch.
 
     Raises:
-        InputError: it says what is wrong with the data, or different from the checkpoint's.
+        InputError: it says what is different from the checkpoint's.
     """
-    check_loader(loader, settings["images_per_class"], num_learners)
-    labels = reader.dataset_labels(loader.dataset)
-    if labels is not None:
-        check_divisible(labels, num_learners)
-    if advice := check_label_range(pl_module, loader.dataset):
-        rank_zero_warn(advice)
     change = record.begin(
         {**settings, "batch_size": batch_size(loader), "batches": len(loader), "processes": trainer.world_size},
-        labels,
+        reader.dataset_labels(loader.dataset),
         partial(image_name, loader.dataset),
         len(loader.dataset),  # type: ignore[arg-type]
         mid_epoch=mid_epoch,
     )
     if change:
         rank_zero_warn(change)
+
+
+def check_labels(labels: Any, count: int, what: str) -> None:
+    """Refuse labels that are not one for each item.
+
+    Args:
+        labels: a tensor or a list.
+        count: the number of items.
+        what: gives them.
+
+    Raises:
+        InputError: it says what they are.
+    """
+    shape = tuple(labels.shape) if isinstance(labels, Tensor) else (len(labels),)
+    advice = "override DivideConquerCallback.batch_labels(batch) or dataset_labels(dataset) to return that"
+    if len(shape) != 1:
+        raise InputError(
+            f"{what} labels of shape {shape} for {count} items; divide and conquer needs one class for each, shape "
+            f"({count},): {advice}"
+        )
+    if shape[0] != count:
+        raise InputError(
+            f"{what} {shape[0]} labels for {count} indices of the data set; divide and conquer puts each index into a "
+            f"cluster, so the data set has to give one item for each and its class: {advice}"
+        )
+    if isinstance(labels, Tensor) and labels.is_floating_point():
+        raise InputError(f"{what} labels of type {labels.dtype}; divide and conquer needs classes: {advice}")

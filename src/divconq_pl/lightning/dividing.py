@@ -20,6 +20,7 @@ from divconq_pl.core.schedule import ConquerScheduler, Stage
 from divconq_pl.core.summary import division_line, summarise
 from divconq_pl.errors import InputError
 from divconq_pl.lightning._trainer import loaders
+from divconq_pl.lightning.embedding import Way
 from divconq_pl.lightning.embedding_layer import Side
 from divconq_pl.lightning.feature_pass import extract_training_features
 from divconq_pl.lightning.last_features import LastFeatures
@@ -41,6 +42,7 @@ class Divider:
         whole_classes: whether classes are clustered instead of images.
         seed: seed of all clusterings.
         last: those of training.
+        way: how a batch becomes features.
 
     Raises:
         InputError: if ``cluster_on`` or ``features`` is none of these.
@@ -55,6 +57,7 @@ class Divider:
     whole_classes: bool = False
     seed: int = 0
     last: LastFeatures = field(init=False)
+    way: Way = field(init=False)
 
     def __post_init__(self) -> None:
         if self.cluster_on not in ("penultimate", "embedding"):
@@ -67,21 +70,23 @@ class Divider:
         """Return the side of the embedding layer that is clustered."""
         return "output" if self.cluster_on == "embedding" or learners.is_whole_network else "input"
 
-    def watch(self, learners: Learners) -> None:
-        """Look at the features that training makes, if it is those that are divided."""
-        if self.features == "training":
-            side = self.side(learners)
-            learners.look_at_layer(lambda inputs, output: self.last.look(side, inputs, output))
-
-    def begin(self, trainer: pl.Trainer, loader: DataLoader[Any], reader: DataReader) -> None:
-        """Make ready for the training images, which are known by now.
+    def begin(
+        self, trainer: pl.Trainer, loader: DataLoader[Any], reader: DataReader, learners: Learners, way: Way
+    ) -> None:
+        """Make ready for the training images, and look at the features that training makes if it is those.
 
         Raises:
             InputError: if it is the features of training that are divided, and it is not known whose these are.
         """
+        self.way = way
         if self.features == "exact":
             self.last.reset()
             return
+        if way.side == "returned":
+            raise InputError(
+                "features='training' takes what goes into the embedding layer in a training step, or comes out of it, "
+                "and not what embed returns; use features='exact'"
+            )
         if not loaders.is_only_loader(trainer):
             raise InputError(
                 "features='training' needs a single training loader, or it is not known which images a step is about; "
@@ -100,12 +105,17 @@ class Divider:
                 "find them again; freeze these layers, or use features='exact'"
             )
         self.last.begin(trainer, len(loader.dataset))  # type: ignore[arg-type]
+        learners.look_at_layer(lambda inputs, output: self.last.look(way.side, inputs, output))
 
     def plan(self, schedule: ConquerScheduler, trainer: pl.Trainer) -> None:
         """Look at what the epoch's batches show if a later division asks for it."""
         self.last.wanted = self.features == "training" and schedule.divides_after(
             trainer.current_epoch, trainer.max_epochs
         )
+
+    def images(self, trainer: pl.Trainer) -> Dataset[Any] | None:
+        """Return the images to look at, None for the training data set."""
+        return self.cluster_dataset or find_cluster_dataset(trainer)
 
     def divide(
         self,
@@ -127,7 +137,7 @@ class Divider:
             pl_module: the network.
             learners: know the embedding layer.
             loader: the user's training loader.
-            reader: how batches give inputs and labels.
+            reader: how batches give labels.
             previous: the clusters so far, None if there are none.
             stage: what the epoch is.
             flat: whether all clusters are made at once.
@@ -153,8 +163,8 @@ class Divider:
             learners.layer,
             loader,
             reader,
-            side=self.side(learners),
-            cluster_dataset=self.cluster_dataset or find_cluster_dataset(trainer),
+            self.way,
+            cluster_dataset=self.images(trainer),
             feature_store=self.feature_store,
             last=self.last if self.features == "training" else None,
         )

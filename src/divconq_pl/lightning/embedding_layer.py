@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pytorch_metric_learning.losses import BaseMetricLossFunction
@@ -9,10 +11,90 @@ from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor, nn
 
 from divconq_pl.errors import InputError
+from divconq_pl.lightning.tracing import Trace, choose_call, describe_consumers, find_norms
+from divconq_pl.losses.masking import embedding_dim
 
-Side = Literal["input", "output"]
+Side = Literal["input", "output", "returned"]
+"""What the features of a batch are: what goes into the embedding layer, what comes out of it, what `embed` returns."""
 
 WIDTHS = ("out_features", "num_features", "out_channels", "embedding_dim")
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The layer that gives the embedding, and what was seen of its use.
+
+    Attributes:
+        name: dotted name of the layer.
+        layer: the layer.
+        width: width of what it gives.
+        consumers: what consumes the embedding, in words.
+        has_unknown: whether something does that is no loss that can be narrowed.
+        norms: batch normalisations that the embedding goes into.
+        is_traced: whether that was seen in a training step.
+    """
+
+    name: str
+    layer: nn.Module
+    width: int
+    consumers: str
+    has_unknown: bool = False
+    norms: Sequence[nn.Module] = ()
+    is_traced: bool = False
+
+
+def find_embedding(module: nn.Module, name: str | None, trace: Trace | None) -> Embedding:
+    """Find the embedding layer by its name or place, and by what the losses are given in a training step.
+
+    Args:
+        module: the user's module.
+        name: dotted name of the layer, None to find it.
+        trace: of a training step, None if none could be traced.
+
+    Raises:
+        InputError: if there is no such layer, or the one that is named does not give what the losses are given.
+    """
+    failure, taken = None, None
+    try:
+        taken = find_embedding_layer(module, name)
+    except InputError as error:
+        if trace is None or (name is not None and name not in dict(module.named_modules())):
+            raise
+        failure = error
+    layer = dict(module.named_modules())[name] if name is not None else taken[1] if taken else None
+    unseen = f"a function in {type(module).__name__}.training_step"
+    if trace is None:
+        assert taken is not None
+        return Embedding(*taken, consumers=unseen)
+    call = choose_call(trace, layer, is_named=name is not None or (taken is not None and taken[0] == "embedding"))
+    if call is None:
+        if failure is not None:
+            raise failure
+        assert taken is not None
+        if not trace.of(taken[1]):
+            raise InputError(
+                f"{taken[0]!r} of {type(module).__name__}, {taken[2]} wide, is taken for the embedding layer and does "
+                "not run in training_step; name the layer that gives the embedding with embedding='...'"
+            )
+        return Embedding(*taken, consumers=unseen)
+    values = call.outputs[0]
+    width = values.shape[embedding_dim(values)]
+    if name is not None and call.module is not layer:
+        gives = f"{taken[2]} wide, " if taken else ""
+        raise InputError(
+            f"embedding={name!r} names a layer, {gives}that does not give what the losses are given, which is {width} "
+            f"wide and comes from {call.name!r}; use embedding={call.name!r}"
+        )
+    outputs = [output for own in trace.of(call.module) for output in own.outputs]
+    return Embedding(
+        name if name is not None else taken[0] if taken and call.module is taken[1] else call.name,
+        call.module,
+        width,
+        describe_consumers(trace, call.module, module),
+        trace.loss is not None and trace.reaches(trace.loss, outputs, around=trace.results),
+        find_norms(trace, call.module, width),
+        is_traced=True,
+    )
 
 
 def find_embedding_layer(module: nn.Module, name: str | None = None) -> tuple[str, nn.Module, int]:
@@ -63,12 +145,13 @@ def find_backbone_parameters(module: nn.Module, layer: nn.Module) -> list[nn.Par
     return [parameter for parameter in module.parameters() if id(parameter) not in ids]
 
 
-def feature_of(side: Side, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+def feature_of(side: Side, inputs: tuple[Any, ...], output: Any) -> Any:
     """Return what is clustered, of what goes into the layer and comes out of it.
 
     What goes into a whole backbone are images; its features are what comes out.
     """
-    return inputs[0] if side == "input" and inputs[0].ndim == 2 else output
+    given = inputs[0] if inputs and side == "input" else None
+    return given if isinstance(given, Tensor) and given.ndim == 2 else output
 
 
 def _width(layer: nn.Module) -> int | None:

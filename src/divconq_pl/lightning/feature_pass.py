@@ -21,7 +21,8 @@ from divconq_pl.core.features import Features
 from divconq_pl.core.row_store import RowStore
 from divconq_pl.errors import InputError
 from divconq_pl.lightning._trainer import loaders, processes
-from divconq_pl.lightning.embedding_layer import Side, feature_of
+from divconq_pl.lightning.embedding import Way, describe_no_features, features_of
+from divconq_pl.lightning.embedding_layer import Side
 from divconq_pl.lightning.last_features import LastFeatures
 from divconq_pl.lightning.reading import DataReader, contiguous, image_name
 from divconq_pl.lightning.routing import batch_size
@@ -38,8 +39,8 @@ def extract_training_features(
     layer: nn.Module,
     loader: DataLoader[Any],
     reader: DataReader,
+    way: Way,
     *,
-    side: Side,
     cluster_dataset: Dataset[Any] | None = None,
     feature_store: str | Path | None = None,
     last: LastFeatures | None = None,
@@ -54,8 +55,8 @@ def extract_training_features(
         pl_module: the network.
         layer: its embedding layer.
         loader: the training loader; images are loaded in its way.
-        reader: how batches give inputs and labels.
-        side: the side of the layer to look at.
+        reader: how batches give labels.
+        way: how a batch becomes features.
         cluster_dataset: the images to look at; the training data set by default.
         feature_store: folder to keep the features in, as a memory-mapped file of float16; by default they stay in
             memory, float32, on the device of the network. See :class:`.RowStore`.
@@ -71,12 +72,7 @@ def extract_training_features(
     """
     dataset = loader.dataset if cluster_dataset is None else cluster_dataset
     num_images = len(dataset)  # type: ignore[arg-type]
-    num_training = len(loader.dataset)  # type: ignore[arg-type]
-    if num_images != num_training:
-        raise InputError(
-            f"cluster_dataset has {num_images} images and the training data set {num_training}; it must hold the same "
-            "images in the same order"
-        )
+    check_same_images(dataset, loader.dataset)
     known = reader.dataset_labels(loader.dataset)
     own_labels = known if cluster_dataset is None else reader.dataset_labels(dataset)
     share = range(trainer.global_rank, num_images, trainer.world_size)
@@ -85,12 +81,12 @@ def extract_training_features(
     seen: list[Any] = []
     bad: list[int] = []
 
-    def forward(batch: Any) -> None:
+    def forward(batch: Any) -> Any:
         if own_labels is None:
             labels = reader.batch_labels(batch)
             seen.extend(labels.tolist() if isinstance(labels, Tensor) else labels)
         batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
-        pl_module(reader.batch_inputs(batch))
+        return way.run(batch)
 
     def take(rows: Tensor) -> None:
         found = [images[len(store) + i] for i in torch.nonzero(~rows.sum(1).isfinite()).flatten().tolist()]
@@ -101,7 +97,7 @@ def extract_training_features(
         del seen[len(store) :]  # of a batch that memory ran out for
         sampler = BatchSampler(images[len(store) :], size, drop_last=False)
         batches = loaders.with_batches(loader, sampler, dataset=dataset, persistent_workers=False, generator=None)
-        extract_features(pl_module, layer, _with_progress(trainer, batches), forward, take, side=side)
+        extract_features(pl_module, layer, _with_progress(trainer, batches), forward, take, side=way.side)
 
     if len(images):
         with isolate_rng(), trainer.precision_plugin.forward_context():
@@ -147,40 +143,36 @@ def extract_features(
 ) -> None:
     """Collect what goes into (or comes out of) a layer, batch by batch, L2-normalised.
 
+    Where a layer runs several times for a batch, as for a flipped copy or a second view, its first run counts.
+
     The module is in evaluation mode meanwhile; every submodule has its own mode back afterwards.
 
     Args:
         module: the network.
         layer: the embedding layer, a submodule of it. Its input are the penultimate features.
         batches: batches of the data.
-        forward: runs the network on a batch.
+        forward: runs the network on a batch, and may return the features itself.
         take: is given the features of each batch, float32, shape (B, D), on the device of the network.
-        side: side of the layer to look at; the output where the input is not one vector per image.
+        side: side of the layer to look at, the output where the input is not one vector per image; or what ``forward``
+            returns.
 
     Raises:
-        InputError: if the layer does not run exactly once per batch, or does not give vectors.
+        InputError: if the layer does not run, or does not give vectors.
     """
-    collected: list[Tensor] = []
+    collected: list[tuple[tuple[Any, ...], Any]] = []
 
     def look(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        collected.append(feature_of(side, inputs, output))
+        collected.append((inputs, output))
 
     handle = layer.register_forward_hook(look)
     try:
         with evaluating(module):
             for batch in batches:
-                forward(batch)
-                if len(collected) != 1:
-                    raise InputError(
-                        f"the embedding layer ran {len(collected)} times in one forward pass of "
-                        f"{type(module).__name__}; name the layer that gives the embedding with embedding='...'"
-                    )
-                features = collected.pop()
-                if features.ndim != 2:
-                    raise InputError(
-                        f"the embedding layer {type(layer).__name__} gives a tensor of shape {tuple(features.shape)}, "
-                        "not one vector per image; name the layer that gives the embedding with embedding='...'"
-                    )
+                returned = forward(batch)
+                features = features_of(collected, returned, side)
+                if features is None:
+                    raise InputError(describe_no_features(module, layer, collected, returned, side))
+                collected.clear()
                 take(nn.functional.normalize(features.float()))
     finally:
         handle.remove()
@@ -198,21 +190,49 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             submodule.training = training
 
 
+def check_same_images(dataset: Dataset[Any], training: Dataset[Any]) -> None:
+    """Refuse a data set to be clustered that has not as many images as the training's.
+
+    Raises:
+        InputError: if that is so.
+    """
+    sizes = len(dataset), len(training)  # type: ignore[arg-type]
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"cluster_dataset has {sizes[0]} images and the training data set {sizes[1]}; it must hold the same images "
+            "in the same order"
+        )
+
+
+@contextmanager
+def saying_why_workers_died() -> Iterator[None]:
+    """Say more of a worker that died than torch does.
+
+    Raises:
+        RuntimeError: if a worker of the loader died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" in str(error) and ("exited unexpectedly" in str(error) or "killed" in str(error)):
+            raise RuntimeError(
+                f"a worker of the training loader died while it read the images for the division ({error}); it may "
+                "have run out of memory or of shared memory (/dev/shm): use fewer workers, or none (num_workers=0) "
+                "to see what goes wrong"
+            ) from error
+        raise
+
+
 def _with_smaller_batches(look: Callable[[int], None], size: int) -> None:
     """Let ``look`` run with batches of ``size`` images, and run on with half as many whenever memory runs out."""
     smaller = size
     while True:
         try:
-            look(smaller)
+            with saying_why_workers_died():
+                look(smaller)
             break
         except RuntimeError as error:
-            if "DataLoader worker" in str(error) and ("exited unexpectedly" in str(error) or "killed" in str(error)):
-                raise RuntimeError(
-                    f"a worker of the training loader died while it read the images for the division ({error}); it may "
-                    "have run out of memory or of shared memory (/dev/shm): use fewer workers, or none (num_workers=0) "
-                    "to see what goes wrong"
-                ) from error
-            if smaller == 1 or not _is_out_of_memory(error):
+            if smaller == 1 or not is_out_of_memory(error):
                 raise
         smaller //= 2
         gc.collect()  # of what the failed batch has left, now that the traceback is gone
@@ -224,7 +244,8 @@ def _with_smaller_batches(look: Callable[[int], None], size: int) -> None:
         )
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an error says that memory ran out."""
     said = str(error).lower()
     phrases = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, torch.OutOfMemoryError) or any(phrase in said for phrase in phrases)

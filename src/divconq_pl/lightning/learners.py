@@ -14,10 +14,12 @@ from torch.utils.hooks import RemovableHandle
 from divconq_pl.core.masks import LearnedSubspaces
 from divconq_pl.core.subspaces import FixedSubspaces, RandomSubspaces, Subspaces, ZeroedSubspaces
 from divconq_pl.errors import InputError
-from divconq_pl.lightning.embedding_layer import find_backbone_parameters, find_embedding_layer
+from divconq_pl.lightning.embedding_layer import Embedding, find_backbone_parameters, find_embedding
 from divconq_pl.lightning.subspace_optimizer import SubspaceOptimizer
+from divconq_pl.lightning.tracing import Trace
 from divconq_pl.losses.isolation import find_embedding_slices, isolate
-from divconq_pl.losses.narrowing import WeightDims, find_loss_slices, has_losses, narrow_losses, narrow_output
+from divconq_pl.losses.masking import OutputMask
+from divconq_pl.losses.narrowing import WeightDims, find_loss_slices, find_narrowed, narrow_losses
 
 MakeSubspaces = Callable[[int, int], Subspaces]
 
@@ -61,7 +63,11 @@ class Learners:
         self._isolated = isolated
         self._handles: list[RemovableHandle] = []
         self.subspaces: Subspaces | None = None
+        self.name = ""
         self.layer: nn.Module = nn.Identity()
+        self._mask: OutputMask | None = None
+        self._is_new = False  # whether no step has been taken since a division
+        self._consumers = ""
         self._optimizer: SubspaceOptimizer | None = None
         self._loaded: dict[str, Any] | None = None
         self._backbone: list[nn.Parameter] = []
@@ -74,9 +80,19 @@ class Learners:
     @property
     def is_whole_network(self) -> bool:
         """Whether the embedding layer is a network as a whole, into which images go."""
-        return self._embedding is None and self._name != "embedding" and not isinstance(self.layer, nn.Linear)
+        return self._embedding is None and self.name != "embedding" and not isinstance(self.layer, nn.Linear)
 
-    def attach(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split_depth: int, depth: int) -> None:
+    def find_heads(self, pl_module: pl.LightningModule) -> list[nn.Module]:
+        """Return what is narrowed in a module."""
+        return list(find_narrowed(pl_module, self._weight_dims))
+
+    def find(self, pl_module: pl.LightningModule, trace: Trace | None) -> Embedding:
+        """Find the embedding layer and what consumes the embedding, see :func:`.find_embedding`."""
+        return find_embedding(pl_module, self._embedding, trace)
+
+    def attach(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, split_depth: int, depth: int, found: Embedding
+    ) -> None:
         """Make the subspaces, and the module's losses and miners see the active one.
 
         Args:
@@ -84,21 +100,23 @@ class Learners:
             pl_module: the user's module.
             split_depth: greatest depth.
             depth: the depth at which the training begins, or goes on.
+            found: the embedding layer.
 
         Raises:
-            InputError: if there is no embedding layer, or something cannot be narrowed.
+            InputError: if something cannot be narrowed.
         """
-        self._name, self.layer, width = find_embedding_layer(pl_module, self._embedding)
+        self.name, self.layer, width = found.name, found.layer, found.width
+        self._consumers = found.consumers
         self._backbone = find_backbone_parameters(pl_module, self.layer)
         self.subspaces = subspaces = self._make(width, split_depth).to(pl_module.device)
-        if has_losses(pl_module):
-            self._handles = narrow_losses(pl_module, subspaces, self._weight_dims)
+        self._mask = OutputMask(self.layer, subspaces)
+        self._handles = self._mask.attach(found.norms)
+        if self.find_heads(pl_module):
+            self._handles += narrow_losses(pl_module, subspaces, self._weight_dims)
+            if found.has_unknown:
+                self.mask_output()
         else:
-            self._handles = [narrow_output(self.layer, subspaces)]
-            rank_zero_info(
-                f"{type(pl_module).__name__} has no loss of pytorch-metric-learning among its submodules, so the "
-                f"output of {self._name!r} is narrowed instead"
-            )
+            self.mask_output()
         if self._isolated:
             losses = find_loss_slices(pl_module, width, self._weight_dims)
             self._handles += isolate(trainer.optimizers, find_embedding_slices(self.layer, losses), subspaces)
@@ -110,7 +128,7 @@ class Learners:
         self._restore()
         self._handles += subspaces.usage.follow(trainer.optimizers)  # last: it forgets what the others ask for
         rank_zero_info(
-            f"Divide and conquer: {type(subspaces).__name__} of the {width}-wide embedding given by {self._name!r}"
+            f"Divide and conquer: {type(subspaces).__name__} of the {width}-wide embedding given by {self.name!r}"
         )
 
     def look_at_layer(self, look: Callable[[tuple[Any, ...], Any], None]) -> None:
@@ -120,6 +138,47 @@ class Learners:
             look(inputs, output)
 
         self._handles.append(self.layer.register_forward_hook(hook, prepend=True))
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether the embedding leaves its layer masked."""
+        return self.subspaces is not None and self.subspaces.masks_output
+
+    def mask_output(self) -> None:
+        """Let the embedding leave its layer masked from now on, since something unknown consumes it; say so once."""
+        if self.subspaces is None or self.is_masked:
+            return
+        self.subspaces.masks_output = True
+        rank_zero_info(
+            f"the {self.subspaces.width}-wide embedding given by {self.name!r} also goes into {self._consumers}, which "
+            "cannot be narrowed; so it is masked while a subspace is trained: as wide as it is, with zeros outside of "
+            'the subspace. weight_dims={"MyHead": {"weight": 1}} narrows a head of yours exactly'
+        )
+
+    def watch(self) -> OutputMask:
+        """Measure from now on what gradient reaches the embedding outside of the subspace, and remove it."""
+        assert self._mask is not None
+        self._mask.watch()
+        return self._mask
+
+    def check_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the first step since a division, and mask the embedding if something consumes all of it.
+
+        Raises:
+            InputError: if nothing in the step was narrowed.
+        """
+        if self.subspaces is None or self._mask is None or not self._is_new or self.active is None:
+            return
+        self._mask.watches = self._is_new = False
+        if self._mask.leaks:
+            self.mask_output()
+        elif not self.is_masked and not self.subspaces.is_used:
+            raise InputError(
+                f"no loss in {type(pl_module).__name__} was called in the first divided step of epoch "
+                f"{trainer.current_epoch}, and no gradient came to {self.name!r}, so no subspace is trained; assign "
+                "the loss that training_step calls in __init__, or name the layer that gives the embedding with "
+                "embedding='...'"
+            )
 
     def detach(self) -> None:
         """Leave the module as it was."""
@@ -134,6 +193,7 @@ class Learners:
         """Split the subspaces, or merge siblings, until there are ``2 ** depth``; :meth:`attach` is told otherwise."""
         if self.subspaces is None:
             return
+        self._is_new = True
         changes = depth != self.subspaces.depth
         self.subspaces.set_depth(depth)
         if changes and self._optimizer is not None:
@@ -148,6 +208,8 @@ class Learners:
         """
         if self.subspaces is not None:
             self.subspaces.activate(learner)
+        if self._is_new and learner is not None:
+            self.watch()
         if self._optimizer is not None:
             self._optimizer.divided = divided
 
@@ -180,6 +242,8 @@ class Learners:
             "kind": self.kind,
             "values": self.subspaces.state(),
             "used": self.subspaces.usage.state(),
+            "masked": self.is_masked,
+            "is_new": self._is_new,
             "optimizer": None if self._optimizer is None else self._optimizer.state(),
         }
 
@@ -193,6 +257,7 @@ class Learners:
         """Begin anew with the next fit."""
         self.detach()
         self.subspaces = self._loaded = None
+        self._is_new = False
 
     def _restore(self) -> None:
         state, self._loaded = self._loaded, None
@@ -205,5 +270,8 @@ class Learners:
             )
         self.subspaces.load_state(state["values"])
         self.subspaces.usage.load_state(state["used"])
+        self._is_new = state.get("is_new", False)
+        if state.get("masked"):
+            self.mask_output()
         if state["optimizer"] is not None and self._optimizer is not None:
             self._optimizer.load_state(state["optimizer"])

@@ -23,9 +23,6 @@ LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class")
 class DataReader(Protocol):
     """How batches and data sets give inputs and labels."""
 
-    def batch_inputs(self, batch: Any) -> Any:
-        """Return what the network takes from a batch."""
-
     def batch_labels(self, batch: Any) -> Any:
         """Return the labels in a batch."""
 
@@ -36,13 +33,28 @@ class DataReader(Protocol):
 class UsualReader:
     """What batches and data sets give, as they usually do; whatever is kept elsewhere is met by overriding a method."""
 
+    labels_at: tuple[Any, ...] | None = None
+    """Where in a batch the labels are, if the training step has shown that."""
+
+    def embed(self, module: nn.Module, batch: Any) -> Any:
+        """Run the network on a batch, in evaluation mode, for the features that are clustered.
+
+        By default that is the module's ``forward``, given :meth:`batch_inputs`, and the features are taken at the
+        embedding layer. What an override returns is clustered itself: embeddings or features, shape (B, D).
+        """
+        return module(self.batch_inputs(batch))
+
     def batch_inputs(self, batch: Any) -> Any:
         """Return what the module's ``forward`` takes from a batch; see :func:`batch_inputs`."""
         return batch_inputs(batch)
 
     def batch_labels(self, batch: Any) -> Any:
-        """Return the labels in a batch; see :func:`batch_labels`."""
-        return batch_labels(batch)
+        """Return the labels in a batch: those that losses are given, or else see :func:`batch_labels`."""
+        if self.labels_at is None:
+            return batch_labels(batch)
+        for key in self.labels_at:
+            batch = batch[key]
+        return batch
 
     def dataset_labels(self, dataset: Dataset[Any]) -> Tensor | None:
         """Return the classes of a data set, or None to read them from its batches; see :func:`dataset_labels`."""
@@ -87,6 +99,28 @@ def dataset_labels(dataset: Dataset[Any]) -> Tensor | None:
     """
     found = _raw_labels(dataset)
     return None if found is None else contiguous(found)
+
+
+def place_of(tensor: Tensor, batch: Any) -> tuple[Any, ...] | None:
+    """Return the keys and numbers that lead to a tensor in a batch, None if it is not there as it is."""
+    if isinstance(batch, Tensor):
+        return () if batch.data_ptr() == tensor.data_ptr() and batch.shape == tensor.shape else None
+    entries = (
+        batch.items() if isinstance(batch, Mapping) else enumerate(batch) if isinstance(batch, (tuple, list)) else ()
+    )
+    for key, entry in entries:
+        rest = place_of(tensor, entry)
+        if rest is not None:
+            return (key, *rest)
+    return None
+
+
+def tensors_in(batch: Any) -> list[Tensor]:
+    """Return the tensors in nested tuples, lists and mappings."""
+    if isinstance(batch, Tensor):
+        return [batch]
+    entries = list(batch.values()) if isinstance(batch, Mapping) else batch
+    return [tensor for entry in entries for tensor in tensors_in(entry)] if isinstance(entries, (tuple, list)) else []
 
 
 def find_cluster_dataset(trainer: Any) -> Dataset[Any] | None:

@@ -49,11 +49,12 @@ def narrow_losses(
     given, on a CPU also under mixed precision.)
 
     Args:
-        module: a module with losses and miners of pytorch-metric-learning, or subclasses of its base classes.
+        module: a module with losses and miners of pytorch-metric-learning, or subclasses of its base classes, or heads
+            that ``weight_dims`` declares.
         subspaces: the subspaces, and which one is active.
-        weight_dims: for losses of your own, by class name, which dimension of which parameter is the embedding's, for
-            example ``{"MyLoss": {"centres": 1}}``; None in place of the number if none is. The name of a submodule
-            speaks for all of its parameters.
+        weight_dims: for losses and heads of your own, by class name or by dotted name in ``module``, which dimension of
+            which parameter is the embedding's, for example ``{"MyLoss": {"centres": 1}, "classifier": {"weight": 1}}``;
+            None in place of the number if none is. The name of a submodule speaks for all of its parameters.
 
     Returns:
         Handles whose ``remove()`` undoes it.
@@ -61,14 +62,13 @@ def narrow_losses(
     Raises:
         InputError: if there is no loss to narrow, or one that cannot be narrowed.
     """
-    parts = [part for part in module.modules() if isinstance(part, _PARTS)]
-    if not any(isinstance(part, BaseMetricLossFunction) for part in parts):
+    parts = find_narrowed(module, weight_dims)
+    if not parts:
         raise InputError(
             f"no pytorch-metric-learning loss was found in {type(module).__name__}; assign it in __init__ "
             "(self.loss = losses.MarginLoss()), so that it is a submodule"
         )
-    known = {**WEIGHT_DIMS, **(weight_dims or {})}
-    weights = [_embedding_weights(part, known, subspaces.width) for part in parts]
+    weights = [_embedding_weights(part, declared, subspaces.width) for part, declared in parts.items()]
     nested = {inner for part in parts for inner in _parts_inside(part)}
     return [
         handle
@@ -77,37 +77,42 @@ def narrow_losses(
     ]
 
 
-def narrow_output(layer: nn.Module, subspaces: Subspaces) -> RemovableHandle:
-    """Make everything after the embedding layer see the active subspace, for losses that are not of this library.
+def find_narrowed(
+    module: nn.Module, weight_dims: WeightDims | None = None
+) -> dict[nn.Module, Mapping[str, int | None]]:
+    """Return what :func:`narrow_losses` narrows in ``module``, with what is known of the weights of each.
 
-    Args:
-        layer: the layer that gives the embedding.
-        subspaces: the subspaces, and which one is active.
+    Nothing if there are miners only.
 
-    Returns:
-        A handle whose ``remove()`` undoes it.
+    Raises:
+        InputError: if ``weight_dims`` names what is not there.
     """
-    return layer.register_forward_hook(
-        lambda _, inputs, output: subspaces.narrow(output, output.ndim - 1) if subspaces.narrows else output
-    )
+    given = weight_dims or {}
+    known = {**WEIGHT_DIMS, **given}
+    parts: dict[nn.Module, Mapping[str, int | None]] = {}
+    named: set[str] = set()
+    for name, part in module.named_modules():
+        classes = [cls.__name__ for cls in reversed(type(part).__mro__)]
+        named.update({name, *classes})
+        if isinstance(part, _PARTS) or name in given or any(cls in given for cls in classes):
+            keys = [*classes, *([name] if name in given else [])]
+            parts[part] = {weight: dim for key in keys for weight, dim in known.get(key, {}).items()}
+    if missing := [key for key in given if key not in named]:
+        raise InputError(
+            f"weight_dims names {missing[0]!r}, and {type(module).__name__} has no submodule of that class or name"
+        )
+    return {} if all(isinstance(part, BaseMiner) for part in parts) else parts
 
 
 def find_loss_slices(
     module: nn.Module, width: int, weight_dims: WeightDims | None = None
 ) -> list[tuple[nn.Parameter, int]]:
     """Return the parameters of all losses in ``module`` that are cut into subspaces, with the embedding's dimension."""
-    known = {**WEIGHT_DIMS, **(weight_dims or {})}
     return [
         (part.get_parameter(name), dim)
-        for part in module.modules()
-        if isinstance(part, _PARTS)
-        for name, dim in _embedding_weights(part, known, width).items()
+        for part, declared in find_narrowed(module, weight_dims).items()
+        for name, dim in _embedding_weights(part, declared, width).items()
     ]
-
-
-def has_losses(module: nn.Module) -> bool:
-    """Tell whether a module has a loss of pytorch-metric-learning among its submodules."""
-    return any(isinstance(part, BaseMetricLossFunction) for part in module.modules())
 
 
 def _parts_inside(part: nn.Module) -> list[nn.Module]:
@@ -115,14 +120,13 @@ def _parts_inside(part: nn.Module) -> list[nn.Module]:
     return [inner for inner in part.modules() if isinstance(inner, _PARTS) and inner is not part]
 
 
-def _embedding_weights(part: nn.Module, known: WeightDims, width: int) -> dict[str, int]:
-    """Return for each embedding-shaped parameter of a loss or miner which of its dimensions is the embedding's."""
+def _embedding_weights(part: nn.Module, declared: Mapping[str, int | None], width: int) -> dict[str, int]:
+    """Return for each embedding-shaped parameter of a part which of its dimensions is the embedding's."""
     me, *bases = [cls.__name__ for cls in type(part).__mro__]
     if "P2SGradLoss" in (me, *bases):
         raise InputError(f"{me} rescales its own weight in every step, not a slice of it; use ArcFaceLoss instead")
-    if "embeddings" not in inspect.signature(part.forward).parameters:
+    if isinstance(part, _PARTS) and "embeddings" not in inspect.signature(part.forward).parameters:
         raise InputError(f"{me}.forward has no argument of the name 'embeddings'; give the embedding that name")
-    declared = {weight: dim for name in (*reversed(bases), me) for weight, dim in known.get(name, {}).items()}
     of_others = {id(weight) for inner in _parts_inside(part) for weight in (*inner.parameters(), *inner.buffers())}
     buffers = dict(part.named_buffers(remove_duplicate=False))
     dims: dict[str, int] = {}
@@ -171,27 +175,32 @@ def _narrow(
         hidden.close()
         autocast.clear()
         given = dict(zip(arguments, args, strict=False)) | kwargs
-        narrowed = {name: given[name] for name in ("embeddings", "ref_emb") if given.get(name) is not None}
+        if isinstance(module, _PARTS):
+            narrowed = {name: given[name] for name in ("embeddings", "ref_emb") if given.get(name) is not None}
+        else:
+            narrowed = _first_embeddings(module, given, subspaces.width)
         for values in narrowed.values():
             if is_outermost and values.shape[-1] != subspaces.width:
                 raise InputError(
                     f"{type(module).__name__} was given embeddings of width {values.shape[-1]}, but the embedding "
                     f"layer gives {subspaces.width}; name the layer that gives the embedding with embedding='...'"
                 )
-        if "embeddings" not in narrowed:
+        first = next(iter(narrowed.values()), None)
+        if first is None:
             return None
+        subspaces.is_used = True
         if not subspaces.narrows:
             for owner, weight in (_owner(module, name) for name in dims):
                 own = getattr(owner, weight)
                 # What the loss converts is a copy. Compiled code finds the weight where it finds a narrowed one.
-                hide(owner, weight, own if own.dtype == given["embeddings"].dtype else own.clone())
+                hide(owner, weight, own if own.dtype == first.dtype else own.clone())
             return None
-        device = given["embeddings"].device.type
+        device = first.device.type
         autocast.append((device, torch.is_autocast_enabled(device)))
         torch.set_autocast_enabled(device, False)
         if is_outermost:
             # One tensor stays one: losses and miners ask whether ref_emb is embeddings.
-            slices = {id(values): subspaces.narrow(_single(values), values.ndim - 1) for values in narrowed.values()}
+            slices = {id(v): subspaces.narrow_embeddings(_single(v), v.ndim - 1) for v in narrowed.values()}
             narrowed = {name: slices[id(values)] for name, values in narrowed.items()}
         for name, dim in dims.items():
             owner, weight = _owner(module, name)
@@ -211,6 +220,17 @@ def _narrow(
     return (
         part.register_forward_pre_hook(torch.compiler.disable(enter), with_kwargs=True),
         part.register_forward_hook(torch.compiler.disable(leave), always_call=True),
+    )
+
+
+def _first_embeddings(module: nn.Module, given: Mapping[str, Any], width: int) -> dict[str, Tensor]:
+    """Return the first argument of a user's head that is as wide as the embedding, by name."""
+    for name, value in given.items():
+        if isinstance(value, Tensor) and value.ndim > 1 and value.shape[-1] == width:
+            return {name: value}
+    raise InputError(
+        f"{type(module).__name__}, which weight_dims names, was called without embeddings of width {width}; the "
+        "embedding layer gives that width, and embedding='...' names another"
     )
 
 
