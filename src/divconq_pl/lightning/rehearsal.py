@@ -11,7 +11,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -159,8 +158,8 @@ class Rehearsal:
 
     def _is_rearranged(self) -> bool:
         data = getattr(self.trainer, "datamodule", None)
-        return any(
-            is_overridden(hook, holder)
+        return any(  # in one of the two packages that Lightning comes as, whichever it is
+            not getattr(getattr(holder, hook), "__module__", "").startswith(("pytorch_lightning.", "lightning."))
             for holder in (self.pl_module, data)
             if holder is not None
             for hook in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
