@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "divconq_pl"
-FLOORS = ("core", "metrics", "losses", "lightning", "backbones", "data", "app")
+FLOORS = ("core", "metrics", "losses", "lightning", "report", "backbones", "data", "app")
 """The folders from the ground up: each imports from itself and from those before it."""
 
 BELOW_ALL = {"errors", "extras", "files"}
@@ -17,6 +17,7 @@ FORBIDDEN = {
     "metrics": {*EDGES, *LIGHTNING, "pytorch_metric_learning"},
     "losses": {*EDGES, *LIGHTNING},
     "lightning": EDGES,
+    "report": EDGES - {"PIL"},
     "backbones": {"hydra", "omegaconf", "matplotlib", "rich"},
     "data": {"hydra", "omegaconf", "rich"},
     "app": set(),
@@ -58,7 +59,7 @@ def private_touches(tree):
 def test_the_folders_are_the_floors():
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders == set(FLOORS)
-    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", *BELOW_ALL}
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", "compare", *BELOW_ALL}
 
 
 @pytest.mark.parametrize("path", FILES, ids=place)

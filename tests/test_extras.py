@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "divconq_pl"
-BASE, APPLICATION = ("core", "metrics", "losses", "lightning"), ("backbones", "data", "app")
+BASE, REPORT, APPLICATION = ("core", "metrics", "losses", "lightning"), ("report",), ("backbones", "data", "app")
 SETUP = ConfigParser(interpolation=None)
 SETUP.read(ROOT / "setup.cfg")
 ONLY_NAMED = {"tensorboard"}
@@ -95,9 +95,11 @@ def bringing(module):
     return {canonicalize_name(name) for name in distributions().get(module, ())}
 
 
-@pytest.mark.parametrize(("floors", "extra"), [(BASE, None), (APPLICATION, "app")], ids=["base", "app"])
+@pytest.mark.parametrize(
+    ("floors", "extra"), [(BASE, None), (REPORT, "report"), (APPLICATION, "app")], ids=["base", "report", "app"]
+)
 def test_a_floor_imports_what_setup_declares_for_it_and_all_of_that(floors, extra):
-    below = names() if extra else set()
+    below = (names() if extra else set()) | (names("report") if extra == "app" else set())
     needed = [bringing(module) for module in imports_of(*floors)[0]]
     declared = names(extra) | below
     assert all(alternatives & declared for alternatives in needed)
@@ -107,7 +109,9 @@ def test_a_floor_imports_what_setup_declares_for_it_and_all_of_that(floors, extr
 
 def test_what_is_imported_only_when_it_is_asked_for_is_an_extra():
     every = set().union(*(names(extra) for extra in SETUP["options.extras_require"])) | names()
-    for module in imports_of(*BASE, *APPLICATION)[1] - {"typing_extensions"}:  # that one only for the type checker
+    for module in imports_of(*BASE, *REPORT, *APPLICATION)[1] - {
+        "typing_extensions"
+    }:  # that one only for the type checker
         assert bringing(module) & every or module not in distributions(), module
 
 

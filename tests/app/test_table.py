@@ -99,7 +99,8 @@ def test_published_figures_of_several_runs_are_shown_once_and_not_averaged():
     assert text.count("TPAMI 2021, table 3") == 1
     assert row_of(text, "TPAMI 2021, table 3")[:2] == ["-", "87.22"]  # a column for the loss
     assert "87.22 ±" not in text
-    assert [line.split()[:2] for line in text.splitlines() if "±" in line] == [["run", "a"], ["run", "b"]]
+    assert [line.split()[:2] for line in text.splitlines() if " ±" in line] == [["run", "a"], ["run", "b"]]
+    assert "± is the standard deviation" in text
 
 
 def test_numbers_stay_whole_beside_a_long_source():

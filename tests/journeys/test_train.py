@@ -93,6 +93,7 @@ def test_results_have_the_documented_names(results, run):
         *seconds,
         *clusters,
         "val/recall_at_1",
+        "epoch",
         "seed",
         "selection",
         "overrides",
@@ -118,7 +119,7 @@ def test_the_best_checkpoint_is_that_of_the_best_validated_epoch(sweep, results,
     best, recall = max(rows, key=lambda row: row[1])
     assert results[run]["val/recall_at_1"] == pytest.approx(recall)
     kept = {name: torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")}
-    assert kept["best"]["epoch"] == best
+    assert kept["best"]["epoch"] == best == results[run]["epoch"]
     assert kept["last"]["epoch"] == 3
     assert len(list((folder / "checkpoints").iterdir())) == 2
 
@@ -140,14 +141,26 @@ def test_a_run_leaves_pictures_and_logs(sweep, run, pictures):
     assert (b"division/clusters" in logged) == bool(run)
 
 
+@pytest.mark.parametrize("run", [0, 1], ids=["plain", "divided"])
+def test_a_run_leaves_a_report_with_its_numbers(sweep, results, run):
+    page = (sweep[0] / str(run) / "report.html").read_text()
+    assert f"{100 * results[run]['test/recall_at_1']:.1f} %" in page
+    assert page.count("Not shown") == (0, 3)[run == 0]
+    assert "R@1, epoch 3" in page
+    notes = json.loads((sweep[0] / str(run) / "notes.json").read_text())
+    assert [noted["epoch"] for noted in notes["epochs"]] == [0, 1, 2, 3]
+    assert ("of the plain loss" in page) == bool(run), "the plain run of the sweep stands beside it"
+
+
 def test_a_run_prints_its_numbers_and_a_sweep_one_table_of_all(sweep, results):
     out = sweep[1]
     one, two = (f"{100 * found['test/recall_at_1']:.2f}" for found in results)
-    assert out.count("Unseen classes, best epoch by validation") == 2
+    assert out.count("Unseen classes, best epoch by validation: ") == 2
+    assert f"divide=hierarchical against the plain loss: R@1 {float(one):.1f} -> {float(two):.1f}, " in out
     comparison = out[out.index("Results of sweep") :]
     rows = [line.split() for line in comparison.splitlines() if line.split()[:1] in (["none"], ["hierarchical"])]
     assert [row[:2] for row in rows] == [["none", one], ["hierarchical", two]]
-    assert comparison.count("R@1") == 1
+    assert comparison.count("MAP@R") == 1
     assert out.index("Results of sweep") > out.index(f"everything of this run is in {sweep[0] / '1'}")
     for place, recall in enumerate((one, two)):
         assert re.search(rf"^ *{place} +{recall} ", out, re.MULTILINE)

@@ -6,6 +6,7 @@ How a program speaks to its user:
   to go on from.
 - It warns (``warnings``, ``rank_zero_warn``) on standard error when it goes on although something may not be as wanted.
 - It logs (``logging``, ``rank_zero_info``) what it is doing, such as a division, and what Lightning reports.
+- Training keeps all of this in its log file, too; see :mod:`divconq_pl.app.console`.
 - It ends with one line ``error: ...`` on standard error, and an exit code, when it cannot go on.
 """
 
@@ -26,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from divconq_pl.app.console import log_warnings
 from divconq_pl.app.explanation import explain, is_out_of_shared_memory, list_causes
 from divconq_pl.data.decoding import printable
 from divconq_pl.errors import InputError
@@ -55,7 +57,8 @@ def run_command(main: Callable[[DictConfig], Any], config_dir: Path, config_name
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra would print and exit before we see the error
     OmegaConf.register_new_resolver("choices", lambda *, _root_: _list_choices(config_dir, _root_), replace=True)
     try:
-        hydra.main(version_base="1.3", config_path=str(config_dir.resolve()), config_name=config_name)(main)()
+        with log_warnings():
+            hydra.main(version_base="1.3", config_path=str(config_dir.resolve()), config_name=config_name)(main)()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except SystemExit as stop:

@@ -14,7 +14,7 @@ from divconq_pl.data import RetrievalDataModule, RetrievalDataset
 from divconq_pl.errors import InputError
 from divconq_pl.metrics.reidentification import reidentification_metrics
 from divconq_pl.metrics.reidentification import rerank as compute_reranked
-from divconq_pl.metrics.retrieval import retrieval_metrics
+from divconq_pl.metrics.retrieval import Answers, retrieval_metrics
 
 
 def embed(
@@ -44,6 +44,7 @@ def embed(
 def measure(
     embeddings: Sequence[Tensor],
     parts: Sequence[RetrievalDataset],
+    seen: list[Answers] | None = None,
     *,
     recall_ks: Sequence[int] = (1, 2, 4, 8),
     map_at_r: bool = True,
@@ -58,6 +59,7 @@ def measure(
     Args:
         embeddings: one tensor (N, d), or one each for query and gallery.
         parts: the images embedded, likewise; more images than embeddings are left out at the end.
+        seen: a list to which what each query was answered is added.
         recall_ks: the K of Recall@K.
         map_at_r: False leaves out MAP@R and R-precision, about half of the time where classes are large.
         nmi_runs: k-means runs to average the NMI over (the papers: 10); 0 leaves it out, since it clusters into as many
@@ -81,7 +83,7 @@ def measure(
     """
     arguments = [x for rows, data in zip(embeddings, parts, strict=True) for x in (rows, data.targets[: len(rows)])]
     metrics = retrieval_metrics(
-        *arguments, ks=recall_ks, map_at_r=map_at_r, nmi_runs=nmi_runs, marp=marp, reid_draws=reid_draws
+        *arguments, ks=recall_ks, map_at_r=map_at_r, nmi_runs=nmi_runs, marp=marp, reid_draws=reid_draws, seen=seen
     )
     if cross_camera or rerank:
         cameras = _list_cameras(embeddings, parts) if cross_camera else [torch.arange(len(rows)) for rows in embeddings]

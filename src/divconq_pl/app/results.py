@@ -3,9 +3,9 @@
 A run's results are one flat mapping, which ``results.json`` in its folder holds: ``name`` and ``overrides`` (what was
 asked for), ``test/recall_at_<K>``, ``test/map_at_r``, ``test/r_precision`` and, where computed, ``test/nmi``,
 ``test/marp``, ``test/reid_recall_at_<K>``, ``test/cross_camera_map`` and so on as fractions in [0, 1], ``test/images``,
-``test/classes`` and, where there is a gallery, ``test/queries`` (how many), ``train/seconds``, ``selection`` (how the
-epoch was chosen), and ``published/source`` with ``published/recall_at_1`` and so on: what somebody
-published for the same.
+``test/classes`` and, where there is a gallery, ``test/queries`` (how many), ``train/seconds``, ``epoch`` (the
+one that was tested, from 0), ``selection`` (how it was chosen), and ``published/source`` with ``published/recall_at_1``
+and so on: what somebody published for the same.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def write_json(path: str | Path, mapping: Mapping[str, Any]) -> Path:
           "b": null
         }
     """
-    text = json.dumps(_flatten(mapping), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json.dumps(flatten(mapping), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
     return write_atomically(path, lambda file: file.write(text.encode()))
 
 
@@ -194,11 +194,12 @@ def _average(rows: Sequence[Row]) -> dict[str, Any]:
     return {**combined, "overrides": asked, "runs": len(rows)}
 
 
-def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Join nested keys by dots, and make values what JSON can say."""
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = _simplify(value)
     return flat

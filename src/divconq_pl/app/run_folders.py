@@ -9,6 +9,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from divconq_pl.app.command import end_with_error
+from divconq_pl.app.differences import compare_sweep
 from divconq_pl.app.results import average_over_seeds, collect_runs, describe_images, describe_selection
 from divconq_pl.app.table import print_results
 
@@ -31,6 +32,8 @@ class RunFolders(Callback):
             title = f"Results of {config.hydra.sweep.dir}"
             said = filter(None, (title, describe_selection(runs), describe_images(runs)))
             print_results(average_over_seeds(runs), title=", ".join(said))
+            for sentence in compare_sweep(runs):
+                print(sentence)
 
 
 def _check_unused(name: str, folder: str) -> None:

@@ -98,3 +98,8 @@ class CarriedCheckpoint(ModelCheckpoint):
         """Save what was trained so far."""
         if self._has_trained:
             super().on_exception(*args, **kwargs)
+
+
+def read_epoch(path: str | Path) -> int:
+    """Return the epoch after which a checkpoint was written, counted from 0, without reading its weights."""
+    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"])

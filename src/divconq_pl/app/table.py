@@ -43,7 +43,10 @@ def make_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
 
     table = Table(title=title, box=box.SIMPLE_HEAVY, collapse_padding=True, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
-    table.caption = Text(f"all with {' '.join(common)}" if len(rows) > 1 else " ".join(common)) if common else None
+    captions = [f"all with {' '.join(common)}" if len(rows) > 1 else " ".join(common)] if common else []
+    if any(row.get("runs", 1) > 1 for row in rows):
+        captions.append("± is the standard deviation over the runs, which differ in their seeds")
+    table.caption = Text("\n".join(captions)) if captions else None
     labels = [[overrides.get(key, "-") for key in differing] for overrides in given]
     quoted = _list_published(rows)
     if len({tuple(label) for label in labels}) < len(rows) or not differing or quoted:
@@ -61,13 +64,16 @@ def make_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
     return table
 
 
-def print_results(rows: Sequence[Row], *, title: str | None = None, console: Console | None = None) -> None:
+def print_results(rows: Sequence[Row], *, title: str | None = None, console: Console | None = None) -> str:
     """Print the results of one or several runs as a table.
 
     Args:
         rows: results of runs.
         title: heading of the table.
         console: where to; by default the standard output.
+
+    Returns:
+        What was printed, without colours.
 
     Raises:
         InputError: if there is no run.
@@ -78,6 +84,9 @@ def print_results(rows: Sequence[Row], *, title: str | None = None, console: Con
         # A file has no width of its own: rich would squeeze the table into 80 columns.
         table.width = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
     console.print(table, crop=False)
+    with console.capture() as captured:
+        console.print(table, crop=False, style=None)
+    return Text.from_ansi(captured.get()).plain
 
 
 def _list_published(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -102,6 +111,8 @@ def _list_columns(rows: Sequence[Row]) -> dict[str, str]:
         if any(f"test/{protocol}_map" in row for row in rows):
             columns[f"test/{protocol}_map"] = f"{heading} mAP"
         columns |= _list_recall_columns(rows, f"test/{protocol}_cmc_", f"{heading} CMC@")
+    if any(isinstance(row.get("epoch"), int | float) for row in rows):
+        columns["epoch"] = "epoch"
     if any("train/seconds" in row for row in rows):
         columns["train/seconds"] = "train s"
     if any(row.get("runs", 1) > 1 for row in rows):
@@ -118,8 +129,8 @@ def _format_cell(row: Row, key: str) -> str:
     value, deviation = row.get(key), row.get(f"{key}_std")
     if value is None or math.isnan(value):
         return "-"
-    if key == "runs":
+    if key == "runs" or (key == "epoch" and deviation is None):
         return str(value)
-    scale, digits = (1, 0 if value >= 100 else 1) if key == "train/seconds" else (100, 2)
+    scale, digits = (1, 0 if value >= 100 else 1) if key in ("train/seconds", "epoch") else (100, 2)
     text = f"{value * scale:.{digits}f}"
     return text if deviation is None else f"{text} ±{deviation * scale:.{digits}f}"

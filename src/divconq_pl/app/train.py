@@ -11,8 +11,8 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from divconq_pl.app import pictures
@@ -20,9 +20,12 @@ from divconq_pl.app.checkpoints import CONFIG_KEY, KeepConfig, check_fit, compar
 from divconq_pl.app.checks.images import check_findable, check_images, check_queries
 from divconq_pl.app.checks.rehearsal import check_trainer, rehearse
 from divconq_pl.app.checks.values import check_arguments, check_values
+from divconq_pl.app.console import note, say
 from divconq_pl.app.evaluation import check_not_shared, embed, measure
 from divconq_pl.app.few_images import fit_to_few_images, list_asked
 from divconq_pl.app.interruption import NoticeDeadWorkers, StopBetweenBatches
+from divconq_pl.app.progress import StageBar, TellTime, describe_plan
+from divconq_pl.app.reporting import Notes, collect_notes, report_run
 from divconq_pl.app.results import (
     RESULTS_FILE,
     check_published,
@@ -31,11 +34,15 @@ from divconq_pl.app.results import (
     name_selection,
     write_json,
 )
+from divconq_pl.app.runs import Run, judge, write_queries
+from divconq_pl.app.saving import read_epoch
 from divconq_pl.app.table import print_results
 from divconq_pl.data import RetrievalDataModule
 from divconq_pl.lightning.callback import DivideConquerCallback
+from divconq_pl.lightning.journal import PlainJournal
 from divconq_pl.lightning.module import DivideConquerModule
 from divconq_pl.lightning.resume import ExactResume
+from divconq_pl.metrics.retrieval import Answers
 
 HINTS = {
     **dict.fromkeys(("seed", "channels"), int),
@@ -71,20 +78,26 @@ def main(cfg: DictConfig) -> float:
     divide = make_division(cfg)
     best: ModelCheckpoint | None = instantiate(cfg.checkpoint) if data.validates else None
     trainer = make_trainer(cfg, divide, best)
+    rank_zero_info("\n".join(describe_plan(trainer, module, data, divide)))
 
-    seconds = fit(cfg, trainer, module, data)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    divisions: list[dict[str, Any]] = []
+    try:
+        seconds = fit(cfg, trainer, module, data)
+    except (SystemExit, Exception):
+        report_run(folder, cfg, data, collect_notes(trainer))  # of what there is
+        raise
+    notes = collect_notes(trainer)  # the test restores those of the best epoch
     if isinstance(divide, DivideConquerCallback):
-        divisions = list(divide.history)  # the test restores those of the best epoch
         pictures.draw_divisions(folder / "pictures", data.splits.train, divide)
 
     best_path = best.best_model_path if best else ""  # also empty if validation is switched off
-    embeddings, metrics = test(cfg, trainer, module, data, best_path)
+    embeddings, metrics, answers = test(cfg, trainer, module, data, best_path)
+    write_queries(folder, answers, data.tested[0].targets[: len(answers.nearest)].numpy())
     pictures.draw_gallery(folder / "pictures", embeddings, data.tested)
 
-    results = collect_results(cfg, data, best, metrics, seconds, divisions)
+    results = collect_results(cfg, data, best, metrics, seconds, notes)
     report(folder, results)
+    report_run(folder, cfg, data, notes, module=module, embeddings=embeddings, answers=answers)
     return float(results.get(cfg.checkpoint.monitor, results.get("test/recall_at_1", float("nan"))))
 
 
@@ -158,7 +171,11 @@ def make_trainer(cfg: DictConfig, divide: ExactResume, best: ModelCheckpoint | N
         InputError: if a setting would make the run fail later.
     """
     configured = [*instantiate(cfg.callbacks or {}).values(), divide, best]
-    callbacks = [*filter(None, configured), KeepConfig(cfg), NoticeDeadWorkers(), StopBetweenBatches()]
+    if not isinstance(divide, DivideConquerCallback):
+        configured.append(PlainJournal())
+    if cfg.trainer.get("enable_progress_bar", True) and not any(isinstance(c, ProgressBar) for c in configured):
+        configured.append(StageBar())  # after the division, of which it tells
+    callbacks = [*filter(None, configured), KeepConfig(cfg), TellTime(), NoticeDeadWorkers(), StopBetweenBatches()]
     loggers = filter(None, instantiate(cfg.logger or {}).values())
     tested = cfg.trainer.get("limit_test_batches")
     trainer: pl.Trainer
@@ -190,7 +207,7 @@ def fit(cfg: DictConfig, trainer: pl.Trainer, module: DivideConquerModule, data:
 
 def test(
     cfg: DictConfig, trainer: pl.Trainer, module: DivideConquerModule, data: RetrievalDataModule, best_path: str
-) -> tuple[list[Tensor], dict[str, float]]:
+) -> tuple[list[Tensor], dict[str, float], Answers]:
     """Embed the test images with the weights of the best epoch, and log how well that works.
 
     Args:
@@ -201,15 +218,17 @@ def test(
         best_path: the checkpoint of the best epoch; empty for the weights that the module has.
 
     Returns:
-        The embeddings, as :func:`embed` returns them, and the metrics, as :func:`measure` does.
+        The embeddings, as :func:`embed` returns them; the metrics, as :func:`measure` does; what each query was
+        answered.
     """
     embeddings = embed(trainer, module, data, best_path or None)
-    metrics = measure(embeddings, data.tested, **cfg.evaluation)
+    answers: list[Answers] = []
+    metrics = measure(embeddings, data.tested, answers, **cfg.evaluation)
     for logger in trainer.loggers:
         logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=trainer.global_step)
         logger.save()
         logger.finalize("success")
-    return embeddings, metrics
+    return embeddings, metrics, answers[0]
 
 
 def collect_results(
@@ -218,7 +237,7 @@ def collect_results(
     best: ModelCheckpoint | None,
     metrics: Mapping[str, float],
     seconds: float,
-    divisions: Sequence[Mapping[str, Any]],
+    notes: Notes,
 ) -> dict[str, Any]:
     """Put together what ``results.json`` says about a run, see :mod:`divconq_pl.app.results`.
 
@@ -228,11 +247,13 @@ def collect_results(
         best: the callback that kept the best epoch, if the run validates.
         metrics: those of the test.
         seconds: how long the training took.
-        divisions: a summary of each division.
+        notes: what was noted of it.
     """
+    divisions = notes.divisions
     hydra = HydraConfig.get()
     results = {
         **metrics,
+        "epoch": read_epoch(best.best_model_path) if best and best.best_model_path else notes.last_epoch,
         "train/seconds": seconds,
         **_describe_clusters(divisions),
         "division/seconds": sum(s for summary in divisions for key, s in summary.items() if key.startswith("seconds_")),
@@ -256,8 +277,9 @@ def _describe_clusters(divisions: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 
 
 def report(folder: Path, results: Mapping[str, Any]) -> None:
-    """Write the results of a run into its folder, and print them."""
+    """Write the results of a run into its folder, print them, and say whether dividing helped."""
     write_json(folder / RESULTS_FILE, results)
     title = f"Unseen classes, {describe_selection([results])}: {describe_images([results])}"
-    print_results([results], title=title)
-    print(f"everything of this run is in {folder}")
+    note("\n" + print_results([results], title=title))
+    say(judge(Run.read(folder)))
+    say(f"everything of this run is in {folder}")

@@ -11,9 +11,10 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch import Tensor
 
 from divconq_pl.core.division import Division
+from divconq_pl.core.features import Features
 from divconq_pl.core.usable import classes_per_cluster, usable_images
 
-_LONGEST_LIST = 8
+_LONGEST_LIST, _MOST_FLOWS = 8, 1024
 
 
 def summarise(division: Division, previous: Division, labels: Tensor, *, epoch: int) -> dict[str, Any]:
@@ -32,7 +33,8 @@ def summarise(division: Division, previous: Division, labels: Tensor, *, epoch: 
         in; ``nmi`` and ``ari``, agreement of the clusters that the images come from with those they were in (None if
         that was a single one); and what a gain was seen to depend on: ``pairs_kept``, the share of positive pairs (two
         images of one class) that lie within one cluster (None if there is no such pair), ``classes_per_cluster``, the
-        mean of ``classes``, and ``nmi_classes``, the normalised mutual information of clusters and classes.
+        mean of ``classes``, and ``nmi_classes``, the normalised mutual information of clusters and classes; ``flow``,
+        see :func:`find_flow`.
     """
     ratio = division.num_clusters // previous.num_clusters or 1
     parents = torch.arange(division.num_clusters) // ratio
@@ -52,8 +54,51 @@ def summarise(division: Division, previous: Division, labels: Tensor, *, epoch: 
         "ari": None if single else float(adjusted_rand_score(was, now)),
         "pairs_kept": find_pairs_kept(division.assignment, labels),
         "classes_per_cluster": float(classes.double().mean()),
+        "flow": find_flow(previous, division),
         "nmi_classes": float(normalized_mutual_info_score(labels.numpy(), division.assignment.numpy())),
     }
+
+
+def find_flow(previous: Division, division: Division) -> list[list[int]] | None:
+    """Count the images that went from each cluster to each of the next division.
+
+    Returns:
+        For each previous cluster the images that each new one has of it; None where there are more than 1,024 numbers.
+
+    Example:
+        >>> before, after = Division(torch.tensor([0, 0, 1, 1]), 1), Division(torch.tensor([0, 1, 1, 1]), 1)
+        >>> find_flow(before, after)
+        [[1, 1], [0, 2]]
+    """
+    rows, columns = previous.num_clusters, division.num_clusters
+    if rows * columns > _MOST_FLOWS:
+        return None
+    both = torch.bincount(previous.assignment * columns + division.assignment, minlength=rows * columns)
+    return both.view(rows, columns).tolist()
+
+
+def find_central(features: Features, assignment: Tensor, num_clusters: int, count: int = 16) -> list[list[int]]:
+    """Find the images nearest to the centre of each cluster, in cosine similarity, nearest first.
+
+    Args:
+        features: of all images, L2-normalised; may be shared by several processes, which all call this.
+        assignment: cluster of each image, shape (N,).
+        num_clusters: K.
+        count: images of each cluster, at most.
+
+    Example:
+        >>> points = Features(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.96, 0.28], [0.0, 1.0]]))
+        >>> find_central(points, torch.tensor([0, 0, 0, 1]), 2, count=2)
+        [[2, 0], [3]]
+    """
+    own, start, parts = features.share(assignment), 0, []
+    centres = torch.nn.functional.normalize(features.means(own, num_clusters))
+    for block in features.blocks():
+        parts.append((block * centres[own[start : start + len(block)]]).sum(1))
+        start += len(block)
+    similarity = features.gathered(torch.cat(parts)).cpu()
+    members = [torch.nonzero(assignment == k).squeeze(1) for k in range(num_clusters)]
+    return [own[similarity[own].argsort(descending=True, stable=True)[:count]].tolist() for own in members]
 
 
 def find_pairs_kept(assignment: Tensor, labels: Tensor) -> float | None:

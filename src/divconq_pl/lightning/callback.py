@@ -23,6 +23,7 @@ from divconq_pl.lightning._trainer import base, loaders, progress
 from divconq_pl.lightning.continuity import Record
 from divconq_pl.lightning.data_check import check_divisibility, compare_data
 from divconq_pl.lightning.dividing import Divider
+from divconq_pl.lightning.journal import Journal, JournalKeeper
 from divconq_pl.lightning.learners import Learners, MakeSubspaces
 from divconq_pl.lightning.rehearsal import Rehearsal
 from divconq_pl.lightning.resume import ExactResume
@@ -39,7 +40,7 @@ SETTINGS = (
 """What else decides how the training goes, by which a checkpoint is compared."""
 
 
-class DivideConquerCallback(reading.UsualReader, ExactResume):
+class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
     """Train an embedding by "Divide and Conquer" (Sanakoyeu et al., TPAMI 2021).
 
     Every ``every_n_epochs`` epochs the training images are clustered by what the network makes of them, and the
@@ -84,7 +85,10 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
 
     Attributes:
         division: who was put in which cluster by the last division, None before the first.
-        history: a summary of every division so far, see :func:`.summarise`.
+        history: a summary of every division so far, see :func:`.summarise`; of the last one also ``central``, the
+            images nearest to each cluster's centre.
+        labels: class of each training image at the last division, shape (N,).
+        journal: what each epoch was like, see :class:`.Journal`.
         stage: the stage of the current epoch.
         learner: the learner the current batch belongs to, None while there is only one.
 
@@ -140,10 +144,10 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         self.history: list[dict[str, Any]] = []
         self.stage = Stage("undivided", 0)
         self.learner: int | None = None
-        self._clusters: Division | None = None  # the division, or what the conquer stage has left of it
+        self._clusters = None  # the division, or what the conquer stage has left of it
         self._since = -1  # the epoch since which there are these clusters
-        self._labels: Tensor | None = None
-        self._record = Record()
+        self.labels: Tensor | None = None
+        self._record, self.journal = Record(), Journal()
         self._router.reset()
         self._learners.reset()
         self._divider.last.reset()
@@ -172,7 +176,7 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Rehearse, and refuse what could not be divided later; then pick up the thread where an epoch was left."""
         if self.schedule.split_depth:
-            rank_zero_info(self.schedule.describe(trainer.max_epochs))
+            rank_zero_info("schedule    " + self.schedule.describe(trainer.max_epochs).replace("; ", "\n            "))
             self._prepare(trainer, pl_module)
         super().on_train_start(trainer, pl_module)
 
@@ -187,7 +191,7 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         elif self._clusters is not None and self._clusters.depth > self.stage.depth:
             self._set_clusters(self._clusters.merged(self.stage.depth), since=trainer.current_epoch)
         if self._clusters is not None and (before.phase, before.depth) != (self.stage.phase, self.stage.depth):
-            doing = self.stage.describe(self._clusters.num_clusters)
+            doing = self.stage.describe(self.num_clusters)
             rank_zero_info(f"{self.stage.phase} | epoch {trainer.current_epoch} | {doing}")
 
     # Whose batch this is.
@@ -198,7 +202,7 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
             super().draw_batches(trainer, renew=renew, done=done)
         else:
             renew = renew and not loaders.restores_its_batches(trainer)
-            self._router.enter_epoch(trainer, self._clusters, self._labels, self._since, renew=renew, done=done)
+            self._router.enter_epoch(trainer, self._clusters, self.labels, self._since, renew=renew, done=done)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -212,7 +216,8 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Return to the full embedding, after a look at the first step since a division."""
+        """Note the loss, and return to the full embedding, after a look at the first step since a division."""
+        self.note_batch(trainer, pl_module, outputs, self.learner)
         self._divider.last.note(pl_module)
         self._learners.check_step(trainer, pl_module)
         self._return_to_full_embedding()
@@ -267,11 +272,12 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         return {
             **super().state_dict(),
             **self._record.state(),
+            "journal": self.journal.state(),
             "assignment": None if self.division is None else self.division.assignment,
             "division_depth": None if self.division is None else self.division.depth,
             "depth": None if self._clusters is None else self._clusters.depth,
             "since": self._since,
-            "labels": self._labels,
+            "labels": self.labels,
             "history": [dict(summary) for summary in self.history],
             "learners": self._learners.state(),
         }
@@ -285,8 +291,9 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         super().load_state_dict(state_dict)
         self._record.load_state(state_dict)
         self._divider.last.load_state(state_dict.get("features"))
+        self.journal.load_state(state_dict.get("journal"))
         self.history = [dict(summary) for summary in state_dict["history"]]
-        self._labels = state_dict["labels"]
+        self.labels = state_dict["labels"]
         divided = state_dict["assignment"] is not None
         self.division = Division(state_dict["assignment"], state_dict["division_depth"]) if divided else None
         split_depth = self.schedule.split_depth if hasattr(self, "schedule") else 0
@@ -312,18 +319,11 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         self._learners.activate(None, divided=False)
 
     def _divide(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.division, self._labels, summary = self._divider.divide(
-            trainer,
-            pl_module,
-            self._learners,
-            self._router.users_loader(trainer),
-            self,
-            self._clusters,
-            self.stage,
-            flat=self.schedule.flat,
-            number=len(self.history) + 1,
-        )
-        self.history.append(summary)
+        loader, before, flat = self._router.users_loader(trainer), self._clusters, self.schedule.flat
+        where, number = (trainer, pl_module, self._learners, loader, self), len(self.history) + 1
+        divided = self._divider.divide(*where, before, self.stage, flat=flat, number=number)
+        self.division, self.labels, summary = divided
+        self.history = [{**old, "central": []} for old in self.history] + [summary]  # only the last are looked at
         self._set_clusters(self.division, since=trainer.current_epoch)
 
     def _set_clusters(self, clusters: Division, since: int) -> None:
@@ -338,12 +338,7 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         rehearsal = Rehearsal(trainer, pl_module, learners, self, self._divider, loader, per_class)
         check_divisibility(pl_module, loader, self, per_class, 2**split_depth)
         rehearsal.attach(split_depth, 0 if self._clusters is None else self._clusters.depth)
-        compare_data(
-            trainer,
-            loader,
-            self,
-            self._record,
-            {**learners.describe(), **self.schedule.settings(), **self._settings},
-            mid_epoch=progress.entered_mid_epoch(trainer) and self._entered == trainer.current_epoch,
-        )
+        settings = {**learners.describe(), **self.schedule.settings(), **self._settings}
+        middle = progress.entered_mid_epoch(trainer) and self._entered == trainer.current_epoch
+        compare_data(trainer, loader, self, self._record, settings, mid_epoch=middle)
         self._divider.begin(trainer, loader, self, learners, rehearsal.find_way())

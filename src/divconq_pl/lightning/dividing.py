@@ -17,7 +17,7 @@ from divconq_pl.core.clustering import Cluster, Start
 from divconq_pl.core.division import Division, divide
 from divconq_pl.core.features import Features
 from divconq_pl.core.schedule import ConquerScheduler, Stage
-from divconq_pl.core.summary import division_line, summarise
+from divconq_pl.core.summary import division_line, find_central, summarise
 from divconq_pl.errors import InputError
 from divconq_pl.lightning._trainer import loaders
 from divconq_pl.lightning.embedding import Way
@@ -191,10 +191,11 @@ class Divider:
         self.last.forget()
         _warn_if_short(division, previous, stage.depth)
         summary = summarise(division, previous, labels, epoch=trainer.current_epoch) | {
+            "central": find_central(features, division.assignment, division.num_clusters),
             "seconds_features": looked - began,
             "seconds_kmeans": timed.seconds,
-            "seconds_rest": time.perf_counter() - looked - timed.seconds,
         }
+        summary["seconds_rest"] = time.perf_counter() - looked - timed.seconds
         rank_zero_info(division_line({"number": number, **summary}))
         for logger in trainer.loggers:
             logger.log_metrics(

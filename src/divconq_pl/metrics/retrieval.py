@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +21,12 @@ from divconq_pl.errors import InputError
 from divconq_pl.metrics.neighbours import FEW, neighbour_blocks, neighbours
 from divconq_pl.metrics.nmi import nmi
 
+_KEPT = 10
+"""Neighbours of each query that are kept."""
+
 __all__ = [
+    "Answers",
+    "answer_queries",
     "map_at_r",
     "marp",
     "neighbours",
@@ -189,6 +195,7 @@ def retrieval_metrics(
     marp: bool = False,
     reid_draws: int = 0,
     nmi_runs: int = 0,
+    seen: list[Answers] | None = None,
 ) -> dict[str, float]:
     """Compute Recall@K, MAP@R, R-precision and, where asked for, further metrics of an embedded test set.
 
@@ -208,6 +215,7 @@ def retrieval_metrics(
             drawn from all images, a given gallery included.
         nmi_runs: also :func:`nmi` of all images, a given gallery included, over that many runs (usually 10); 0 for
             none.
+        seen: a list to which what each query was answered is added, for whoever wants to look at it.
 
     Returns:
         ``recall_at_<K>`` for each K, ``map_at_r``, ``r_precision``, and where asked for ``marp``,
@@ -222,12 +230,64 @@ def retrieval_metrics(
         >>> retrieval_metrics(embeddings, torch.tensor([7, 7, 3, 3]), ks=(1,))
         {'recall_at_1': 1.0, 'map_at_r': 1.0, 'r_precision': 1.0}
     """
-    if (gallery_embeddings is None) != (gallery_labels is None):
-        raise InputError("the gallery needs both embeddings and labels; give both, or neither for leave-one-out")
     _check_ks(ks)
-    _check_labels(embeddings, labels)
+    ranked = map_at_r or marp
+    answers = answer_queries(embeddings, labels, gallery_embeddings, gallery_labels, ks=ks, map_at_r=ranked)
+    unwanted = (() if map_at_r else ("map_at_r", "r_precision")) + (() if marp else ("marp",))
+    wanted = {name: values for name, values in answers.values.items() if name not in unwanted}
+    metrics = {name: _mean_over_answerable(values, answers.num_relevant) for name, values in wanted.items()}
     labels = labels.to(embeddings.device)
     everything = (embeddings, labels)
+    if gallery_embeddings is not None and gallery_labels is not None:
+        everything = (
+            torch.cat([embeddings, gallery_embeddings.to(embeddings)]),
+            torch.cat([labels, gallery_labels.to(labels)]),
+        )
+    if reid_draws:
+        recall = reid_recall(*everything, ks=ks, draws=reid_draws)
+        metrics |= {f"reid_recall_at_{k}": value for k, value in recall.items()}
+    if nmi_runs:
+        metrics["nmi"] = nmi(*everything, runs=nmi_runs)
+    if seen is not None:
+        seen.append(answers)
+    return metrics
+
+
+class Answers(NamedTuple):
+    """What each query was answered.
+
+    Attributes:
+        values: ``recall_at_<K>``, ``map_at_r``, ``r_precision`` and ``marp`` of each query, in [0, 1], shape (Q,) each.
+        num_relevant: images of its class that it could find, shape (Q,); a query with none is left out of all means.
+        nearest: the first of the images found for it, at most 10, indices into the gallery, shape (Q, n).
+    """
+
+    values: dict[str, Tensor]
+    num_relevant: Tensor
+    nearest: Tensor
+
+
+@torch.no_grad()
+def answer_queries(
+    embeddings: Tensor,
+    labels: Tensor,
+    gallery_embeddings: Tensor | None = None,
+    gallery_labels: Tensor | None = None,
+    *,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    map_at_r: bool = True,
+) -> Answers:
+    """Find the nearest images of each query, and judge them; arguments are as in :func:`retrieval_metrics`.
+
+    Example:
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.2, 1.0]])
+        >>> answer_queries(embeddings, torch.tensor([7, 7, 3, 7]), ks=(1,)).values["recall_at_1"].tolist()
+        [1.0, 1.0, 0.0, 0.0]
+    """
+    if (gallery_embeddings is None) != (gallery_labels is None):
+        raise InputError("the gallery needs both embeddings and labels; give both, or neither for leave-one-out")
+    _check_labels(embeddings, labels)
+    labels = labels.to(embeddings.device)
     if gallery_embeddings is None or gallery_labels is None:
         gallery_labels = labels
         num_relevant = _count_relevant(labels, labels) - 1
@@ -235,27 +295,23 @@ def retrieval_metrics(
         _check_labels(gallery_embeddings, gallery_labels)
         gallery_labels = gallery_labels.to(embeddings.device)
         num_relevant = _count_relevant(labels, gallery_labels)
-        everything = (
-            torch.cat([embeddings, gallery_embeddings.to(embeddings)]),
-            torch.cat([labels, gallery_labels]),
-        )
 
     columns: dict[str, Tensor] = {}
-    needed = num_relevant.clamp(min=max(1, *ks)) if map_at_r or marp else torch.full_like(num_relevant, max(1, *ks))
+    fewest = max(_KEPT, *ks)
+    needed = num_relevant.clamp(min=fewest) if map_at_r else torch.full_like(num_relevant, fewest)
+    nearest = torch.zeros(len(labels), min(_KEPT, _count_findable(embeddings, gallery_embeddings)), dtype=torch.int64)
     for asked, found in _search(embeddings, gallery_embeddings, needed):
         hits, relevant = gallery_labels[found] == labels[asked, None], num_relevant[asked]
         per_query = {f"recall_at_{k}": _found_within(hits, k) for k in ks}
-        per_query |= _within_r(hits, relevant) if map_at_r or marp else {}
+        per_query |= _within_r(hits, relevant) if map_at_r else {}
         for name, values in per_query.items():
             columns.setdefault(name, torch.zeros(len(labels), device=values.device))[asked] = values
-    unwanted = (() if map_at_r else ("map_at_r", "r_precision")) + (() if marp else ("marp",))
-    metrics = {name: _mean_over_answerable(c, num_relevant) for name, c in columns.items() if name not in unwanted}
-    if reid_draws:
-        recall = reid_recall(*everything, ks=ks, draws=reid_draws)
-        metrics |= {f"reid_recall_at_{k}": value for k, value in recall.items()}
-    if nmi_runs:
-        metrics["nmi"] = nmi(*everything, runs=nmi_runs)
-    return metrics
+        nearest[asked.cpu()] = found[:, :_KEPT].cpu()
+    return Answers(columns, num_relevant, nearest)
+
+
+def _count_findable(queries: Tensor, gallery: Tensor | None) -> int:
+    return max(0, len(queries) - 1) if gallery is None else len(gallery)
 
 
 def _search(queries: Tensor, gallery: Tensor | None, needed: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,0 +1,80 @@
+"""The page: its sections, rendered into one file."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from divconq_pl.files import write_atomically
+from divconq_pl.report.material import Material, Missing
+from divconq_pl.report.sections import SECTIONS
+from divconq_pl.report.thumbnails import Thumbnails
+
+
+def write_page(material: Material, path: str | Path) -> Path:
+    """Write a report, atomically; it needs no other file and no network.
+
+    Args:
+        material: what it shows. Whatever is missing is said in its place.
+        path: where the file goes, usually ``report.html``.
+
+    Returns:
+        The path.
+    """
+    text = render(material)
+    return write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def render(material: Material) -> str:
+    """Return the page as text; all names in it are escaped."""
+    thumbnails = Thumbnails()
+    sections = []
+    for section in SECTIONS:
+        content: dict[str, Any] = {}
+        missing = ""
+        try:
+            content = section.show(material, thumbnails)
+        except Missing as reason:
+            missing = str(reason)
+        sections.append({"name": section.name, "title": section.title, "missing": missing, "content": content})
+    return (
+        make_environment()
+        .get_template("page.html")
+        .render(
+            title=material.title,
+            written=f"{datetime.now():%Y-%m-%d %H:%M}",
+            sections=sections,
+            failed=thumbnails.failed,
+            skipped=thumbnails.skipped,
+        )
+    )
+
+
+def make_environment() -> Environment:
+    """Return what templates are rendered with; whatever they are given is escaped."""
+    environment = Environment(
+        loader=PackageLoader("divconq_pl.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"zip": zip, "percent": _percent, "points": _points, "seconds": _seconds}
+    return environment
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{100 * value:+.1f}"
+
+
+def _seconds(value: float) -> str:
+    minutes, rest = divmod(round(value), 60)
+    return f"{value:.1f} s" if value < 60 else f"{minutes} min {rest} s"

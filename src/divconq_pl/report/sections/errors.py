@@ -1,0 +1,98 @@
+"""The queries that are answered worst, and the classes that are taken for one another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from divconq_pl.report.material import Material, Missing
+from divconq_pl.report.thumbnails import Thumbnails
+
+_QUERIES, _NEIGHBOURS, _PAIRS, _LOOKED_AT = 10, 7, 10, 1000
+
+
+def show_errors(material: Material, thumbnails: Thumbnails) -> dict[str, Any]:
+    """Return the worst queries with their neighbours, and the commonest confusions."""
+    test, found, answers = material.test, material.found, material.answers
+    if test is None or found is None or answers is None or not material.embeddings:
+        raise Missing("the run was not tested, so it is not known where it fails")
+    nearest = answers.nearest.cpu().numpy()
+    labels = test.labels[: len(nearest)]
+    if not nearest.shape[1]:
+        raise Missing("there is a single test image")
+    wrong = (found.labels[nearest[:, 0]] != labels) & (answers.num_relevant.cpu().numpy() > 0)
+    queries = [_show_query(material, thumbnails, query, nearest[query]) for query in _find_worst(material, wrong)]
+    pairs = Counter(zip(labels[wrong].tolist(), found.labels[nearest[wrong, 0]].tolist(), strict=True))
+    confusions = []
+    for (asked, answered), count in pairs.most_common(_PAIRS):
+        example = int(np.flatnonzero(wrong & (labels == asked) & (found.labels[nearest[:, 0]] == answered))[0])
+        confusions.append(
+            {
+                "asked": test.class_name(asked),
+                "answered": found.class_name(answered),
+                "count": count,
+                "of": int((labels == asked).sum()),
+                "pictures": [
+                    thumbnails.make(test, example, 48),
+                    thumbnails.make(found, int(nearest[example, 0]), 48),
+                ],
+            }
+        )
+    return {"queries": queries, "confusions": confusions, "wrong": int(wrong.sum()), "asked": len(labels)}
+
+
+def _find_worst(material: Material, wrong: NDArray[Any]) -> list[int]:
+    """Find the queries whose nearest image is nearer than any right one by most, no two of one class."""
+    test, found = material.test, material.found
+    assert test is not None
+    assert found is not None
+    queries = material.embeddings[0].detach().cpu().float()
+    gallery = material.embeddings[-1].detach().cpu().float()
+    picked = torch.from_numpy(np.flatnonzero(wrong))
+    if len(picked) > _LOOKED_AT:
+        picked = picked[torch.linspace(0, len(picked) - 1, _LOOKED_AT).long()]
+    gallery_labels = torch.from_numpy(found.labels[: len(gallery)])
+    margins = []
+    for query in picked.tolist():
+        similarity = gallery @ queries[query]
+        if len(material.embeddings) == 1:
+            similarity[query] = -torch.inf
+        right = gallery_labels == int(test.labels[query])
+        margins.append(float(similarity.max() - similarity[right].max()))
+    order = np.argsort(-np.asarray(margins), kind="stable").tolist()
+    chosen: dict[int, int] = {}
+    for place in order:
+        query = int(picked[place])
+        chosen.setdefault(int(test.labels[query]), query)
+        if len(chosen) == _QUERIES:
+            break
+    return list(chosen.values())
+
+
+def _show_query(material: Material, thumbnails: Thumbnails, query: int, nearest: NDArray[Any]) -> dict[str, Any]:
+    test, found = material.test, material.found
+    assert test is not None
+    assert found is not None
+    place, other = (material.embeddings[0][query], material.embeddings[-1])
+    answers = []
+    for index in nearest[:_NEIGHBOURS].tolist():
+        distance = float((place - other[index].to(place)).norm())
+        answers.append(
+            {
+                "uri": thumbnails.make(found, index),
+                "name": found.class_of(index),
+                "title": found.name(index),
+                "right": bool(found.labels[index] == test.labels[query]),
+                "distance": distance,
+            }
+        )
+    return {
+        "uri": thumbnails.make(test, query),
+        "name": test.class_of(query),
+        "title": test.name(query),
+        "answers": answers,
+    }
