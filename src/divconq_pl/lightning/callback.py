@@ -131,7 +131,7 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
             cluster, cluster_on, cluster_dataset, features, feature_store, start, whole_classes, seed
         )
         self._learners = Learners(subspaces, embedding, weight_dims, isolated=isolate)
-        self._router = BatchRouter(images_per_class, allotment, draw, seed)
+        self._router = BatchRouter(images_per_class, allotment, draw, seed, self)
         self._settings = {name: given[name] for name in SETTINGS}
         self._reset()
 
@@ -240,15 +240,17 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
     # How a fit ends, and what it leaves.
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave the module as it was."""
+        """Leave module and loaders as they were."""
         if stage == "fit":
             self._learners.detach()
+            self._router.give_back(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the module as it was, at the last whole batch, whatever happened in the middle of one."""
         self._return_to_full_embedding()
         super().on_exception(trainer, pl_module, exception)
         self._learners.detach()
+        self._router.give_back(trainer)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -287,8 +289,8 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         self._divider.last.load_state(state_dict.get("features"))
         self.history = [dict(summary) for summary in state_dict["history"]]
         self._labels = state_dict["labels"]
-        divided = state_dict["assignment"] is not None
-        self.division = Division(state_dict["assignment"], state_dict["division_depth"]) if divided else None
+        assigned = state_dict["assignment"]
+        self.division = None if assigned is None else Division(assigned, state_dict["division_depth"])
         split_depth = self.schedule.split_depth if hasattr(self, "schedule") else 0
         if not split_depth:  # nothing is trained, or nothing is divided
             return
@@ -316,7 +318,7 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
             trainer,
             pl_module,
             self._learners,
-            self._router.users_loader(trainer),
+            self._router.drawable(trainer).loader,
             self,
             self._clusters,
             self.stage,
@@ -333,14 +335,15 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
 
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what cannot be divided, attach the learners, and find out how batches become features."""
-        loader, learners = self._router.users_loader(trainer), self._learners
-        per_class, split_depth = self._settings["images_per_class"], self.schedule.split_depth
-        rehearsal = Rehearsal(trainer, pl_module, learners, self, self._divider, loader, per_class)
-        check_divisibility(pl_module, loader, self, per_class, 2**split_depth)
+        loader, learners, split_depth = self._router.drawable(trainer).loader, self._learners, self.schedule.split_depth
+        check_divisibility(trainer, pl_module, self._router, self, 2**split_depth)
+        rehearsal = Rehearsal(
+            trainer, pl_module, learners, self, self._divider, loader, self._settings["images_per_class"]
+        )
         rehearsal.attach(split_depth, 0 if self._clusters is None else self._clusters.depth)
         compare_data(
             trainer,
-            loader,
+            self._router,
             self,
             self._record,
             {**learners.describe(), **self.schedule.settings(), **self._settings},

@@ -21,6 +21,7 @@ from divconq_pl.core.features import Features
 from divconq_pl.core.row_store import RowStore
 from divconq_pl.errors import InputError
 from divconq_pl.lightning._trainer import loaders, processes
+from divconq_pl.lightning.drawable import read_labels
 from divconq_pl.lightning.embedding import Way, describe_no_features, features_of
 from divconq_pl.lightning.embedding_layer import Side
 from divconq_pl.lightning.last_features import LastFeatures
@@ -73,8 +74,8 @@ def extract_training_features(
     dataset = loader.dataset if cluster_dataset is None else cluster_dataset
     num_images = len(dataset)  # type: ignore[arg-type]
     check_same_images(dataset, loader.dataset)
-    known = reader.dataset_labels(loader.dataset)
-    own_labels = known if cluster_dataset is None else reader.dataset_labels(dataset)
+    known = read_labels(reader, loader.dataset)
+    own_labels = known if cluster_dataset is None else read_labels(reader, dataset)
     share = range(trainer.global_rank, num_images, trainer.world_size)
     images = share if last is None else last.missing()
     store = RowStore(len(images), feature_store)
