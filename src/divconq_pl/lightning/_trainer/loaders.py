@@ -11,6 +11,8 @@ from lightning_fabric.utilities.data import _set_sampler_epoch
 from lightning_fabric.utilities.types import _Stateful
 from pytorch_lightning.utilities import CombinedLoader
 from pytorch_lightning.utilities._pytree import _tree_flatten
+from pytorch_lightning.utilities.combined_loader import _shutdown_workers_and_reset_iterator
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, SequentialSampler
 
 from divconq_pl.errors import InputError
@@ -126,6 +128,39 @@ def tell_epoch(trainer: pl.Trainer) -> None:
     """Tell all loaders what epoch it is, also the user's that are not drawn from at the moment."""
     for loader in (*_combined(trainer).flattened, *users_loaders(trainer)):
         _set_sampler_epoch(loader, trainer.current_epoch)
+
+
+def living_workers(trainer: pl.Trainer) -> dict[str, list[bool]]:
+    """Return which loaders of training and validation have workers that live on from one pass to the next.
+
+    Starting them draws a random number, which a pass with the same workers does not.
+    """
+    return {name: [_lives(loader) for loader in every] for name, every in _with_workers(trainer).items()}
+
+
+def restore_workers(trainer: pl.Trainer, living: dict[str, list[bool]]) -> None:
+    """Start and stop workers until those live that :func:`living_workers` said, without drawing random numbers."""
+    val_loop = trainer.fit_loop.epoch_loop.val_loop
+    with isolate_rng():
+        if any(living["val"]) and val_loop._combined_loader is None:
+            trainer.validating = True
+            val_loop.setup_data()
+            trainer.training = True
+        for name, every in _with_workers(trainer).items():
+            for loader, lives in zip(every, living[name], strict=False):
+                if lives and not _lives(loader) and getattr(loader, "persistent_workers", False):
+                    iter(loader)
+                elif not lives and _lives(loader):
+                    _shutdown_workers_and_reset_iterator(loader)
+
+
+def _with_workers(trainer: pl.Trainer) -> dict[str, list[Any]]:
+    val = trainer.fit_loop.epoch_loop.val_loop._combined_loader
+    return {"train": users_loaders(trainer), "val": [] if val is None else val.flattened}
+
+
+def _lives(loader: Any) -> bool:
+    return getattr(loader, "_iterator", None) is not None and not isinstance(loader, _Stateful)
 
 
 def pass_over(trainer: pl.Trainer, batches: int) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from divconq_pl.lightning._trainer.loaders import users_loaders
+from divconq_pl.lightning._trainer.loaders import living_workers, users_loaders
 
 
 def peek() -> int:
@@ -32,6 +32,7 @@ def random_state(trainer: pl.Trainer) -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "device": None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device),
         "loaders": [generator.get_state() for generator in _generators(trainer)],
+        "workers": living_workers(trainer),
     }
 
 
