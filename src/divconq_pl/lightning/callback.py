@@ -306,8 +306,7 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
     # How it is done.
 
     def _trained(self, module: nn.Module) -> dict[str, nn.Module]:
-        own = {} if self.subspaces is None else {f"{self.state_key}/": self.subspaces}
-        return super()._trained(module) | own
+        return super()._trained(module) | ({} if self.subspaces is None else {f"{self.state_key}/": self.subspaces})
 
     def _return_to_full_embedding(self) -> None:
         self.learner = None
@@ -337,9 +336,7 @@ class DivideConquerCallback(reading.UsualReader, ExactResume):
         """Refuse what cannot be divided, attach the learners, and find out how batches become features."""
         loader, learners, split_depth = self._router.drawable(trainer).loader, self._learners, self.schedule.split_depth
         check_divisibility(trainer, pl_module, self._router, self, 2**split_depth)
-        rehearsal = Rehearsal(
-            trainer, pl_module, learners, self, self._divider, loader, self._settings["images_per_class"]
-        )
+        rehearsal = Rehearsal(trainer, pl_module, learners, self, self._divider, loader, self._router.images_per_class)
         rehearsal.attach(split_depth, 0 if self._clusters is None else self._clusters.depth)
         compare_data(
             trainer,

@@ -35,7 +35,7 @@ class BatchRouter:
     """
 
     def __init__(self, images_per_class: int, allotment: Allotment, draw: Draw, seed: int, reader: DataReader) -> None:
-        self._images_per_class = images_per_class
+        self.images_per_class = images_per_class
         self._allotment: Allotment = allotment
         self._draw: Draw = draw
         self._seed = seed
@@ -82,7 +82,7 @@ class BatchRouter:
                 fewer batches than there are learners.
         """
         drawable, batches = self.drawable(trainer), loaders.count_batches(trainer)
-        check_batch(batch_size(drawable.loader), self._images_per_class)
+        check_batch(batch_size(drawable.loader), self.images_per_class)
         if batches < learners and loaders.is_limited(trainer):
             rank_zero_warn(
                 f"the Trainer limits an epoch to {batches} batches, fewer than the {learners} learners that there will "
@@ -94,7 +94,7 @@ class BatchRouter:
         if drawable.unknown:
             rank_zero_warn(
                 f"what {drawable.unknown} draws is kept while there is one cluster; batches from single clusters are "
-                f"drawn from all {whole} images, {self._images_per_class} of a class. If it is to leave images out, "
+                f"drawn from all {whole} images, {self.images_per_class} of a class. If it is to leave images out, "
                 "give the loader a torch.utils.data.Subset, or a SubsetRandomSampler"
             )
         labels = read_labels(self._reader, drawable.loader.dataset)
@@ -141,7 +141,7 @@ class BatchRouter:
                 division.assignment,
                 labels,
                 batch_size=batch_size(drawable.loader),
-                images_per_class=self._images_per_class,
+                images_per_class=self.images_per_class,
                 length=max(loaders.count_batches(trainer), division.num_clusters),
                 allotment=self._allotment,
                 draw=self._draw,
