@@ -314,9 +314,9 @@ def noisy(image: Image.Image) -> Tensor:
     return value(image) + torch.rand(1) + random.random()
 
 
-def drawn(epoch: int, workers: int, order: list[int] | None = None) -> list[float]:
+def drawn(epoch: int, workers: int, order: list[int] | None = None, transform=noisy) -> list[float]:
     """Load images under a random transform, by workers that live on from epoch to epoch."""
-    data = make(4).with_transform(noisy).with_seed(3)
+    data = make(4).with_transform(transform).with_seed(3)
     loader = DataLoader(
         data, batch_size=1, sampler=order or range(8), num_workers=workers, persistent_workers=workers > 0
     )
@@ -326,17 +326,41 @@ def drawn(epoch: int, workers: int, order: list[int] | None = None) -> list[floa
     return items
 
 
+def by_numpy(image):
+    return torch.tensor(np.random.rand())
+
+
+class Albumented:
+    """Draws from a generator of its own, which begins anywhere, as a Compose of albumentations does."""
+
+    def __init__(self):
+        self.generator = np.random.default_rng()
+
+    def set_random_seed(self, seed):
+        self.generator = np.random.default_rng(seed)
+
+    def __call__(self, image):
+        return torch.tensor(self.generator.random())
+
+
+TRANSFORMS = pytest.mark.parametrize("transform", [noisy, by_numpy, Albumented()], ids=["torch", "numpy", "its own"])
+
+
+@TRANSFORMS
 @pytest.mark.parametrize("workers", [0, 2])
-def test_augmentation_depends_on_seed_image_and_epoch_alone(workers):
-    assert drawn(1, workers) == drawn(1, 0)
-    assert drawn(1, workers, [5, 2]) == [drawn(1, 0)[5], drawn(1, 0)[2]]
-    assert not set(drawn(1, workers)) & set(drawn(0, 0))
+def test_augmentation_depends_on_seed_image_and_epoch_alone(workers, transform):
+    assert drawn(1, workers, transform=transform) == drawn(1, 0, transform=transform)
+    some = drawn(1, workers, [5, 2], transform=transform)
+    assert some == [drawn(1, 0, transform=transform)[5], drawn(1, 0, transform=transform)[2]]
+    assert not set(drawn(1, workers, transform=transform)) & set(drawn(0, 0, transform=transform))
 
 
-def test_augmentation_leaves_the_random_numbers_of_the_training_alone():
-    data = make(4).with_transform(noisy).with_seed(3)
-    state, python = torch.get_rng_state(), random.getstate()
+@TRANSFORMS
+def test_augmentation_leaves_the_random_numbers_of_the_training_alone(transform):
+    data = make(4).with_transform(transform).with_seed(3)
+    state, python, numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
     assert data[1][0] != data[2][0]
+    assert (np.random.get_state()[1] == numpy).all()
     assert torch.equal(torch.get_rng_state(), state)
     assert random.getstate() == python
 

@@ -79,7 +79,9 @@ class KeepAtException(Checkpoint):
         trainer.save_checkpoint(self.folder / "exception.ckpt")
 
 
-def fit(folder=None, resume=None, *others, subspaces="fixed", workers=0, seed=0, make=Restless, **options):
+def fit(
+    folder=None, resume=None, *others, subspaces="fixed", workers=0, persistent=False, seed=0, make=Restless, **options
+):
     """Train for six epochs: undivided, two divisions, merged, conquered."""
     pl.seed_everything(1)
     module = make()
@@ -90,8 +92,9 @@ def fit(folder=None, resume=None, *others, subspaces="fixed", workers=0, seed=0,
     keep = [] if folder is None else [Keep(folder)]
     checkpointing = any(isinstance(callback, Checkpoint) for callback in (*others, *keep))
     options = {"max_epochs": EPOCHS, "enable_checkpointing": checkpointing, **options}
-    train = options.pop("data", loader)(num_workers=workers)
-    val = DataLoader(Vectors(seed=1), batch_size=64, num_workers=workers)
+    living = {"num_workers": workers, "persistent_workers": persistent}
+    train = options.pop("data", loader)(**living)
+    val = DataLoader(Vectors(seed=1), batch_size=64, **living)
     callbacks = [*others, divide] if options.pop("before", False) else [divide, *others]
     trainer(*callbacks, *keep, **options).fit(module, train, val, ckpt_path=resume)
     return module, divide

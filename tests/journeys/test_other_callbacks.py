@@ -419,13 +419,6 @@ def test_intervals_and_limits_mean_what_they_mean_without_it(subspaces, options,
     assert validated == [None] * validations
 
 
-def test_an_overfitted_training_divides_all_images_and_draws_few_batches():
-    callback = Unique()
-    fitted, batches = fit(callback, PlainModule(), overfit_batches=4)
-    assert_divided(batches, [1, 2, 3])
-    assert fitted.global_step == 4 * 4
-
-
 @pytest.mark.parametrize("batches_run", [True, 3])
 def test_a_fast_run_goes_through_the_division(batches_run):
     callback = Unique(warmup_epochs=0)

@@ -180,7 +180,7 @@ def test_no_usable_image_is_starved_within_a_division_period():
 
 
 def test_the_full_embedding_is_validated_every_epoch_and_the_loader_comes_back():
-    seen = []
+    seen, drawn_from = [], []
 
     class Spy(pl.Callback):
         def on_validation_batch_start(self, trainer, module, *_):
@@ -189,17 +189,19 @@ def test_the_full_embedding_is_validated_every_epoch_and_the_loader_comes_back()
         def on_train_epoch_end(self, trainer, module):
             seen.append(trainer.train_dataloader is train)
             assert trainer.num_training_batches == len(train)
+            drawn_from.append(trainer.fit_loop._combined_loader.flattened[0] is train)
 
     train = loader()
     callback = DivideConquerCallback(split_depth=1, every_n_epochs=1, conquer_at=3)
     trainer(callback, Spy(), max_epochs=4).fit(module := PlainModule(), train, DataLoader(Vectors(seed=1), 64))
     assert [x for x in seen if not isinstance(x, bool)] == [None] * 12
-    assert [x for x in seen if isinstance(x, bool)] == [True, False, False, True]
+    assert [x for x in seen if isinstance(x, bool)] == [True] * 4
+    assert drawn_from == [True, False, False, True]
     assert sorted(set(module.validated)) == [0, 1, 2, 3]
     assert train.batch_size == 16
 
 
-def test_the_loader_that_comes_back_is_told_the_epoch():
+def test_the_users_loader_is_told_every_epoch():
     class Epochs(torch.utils.data.RandomSampler):
         def set_epoch(self, epoch):
             told.append(epoch)
@@ -207,7 +209,7 @@ def test_the_loader_that_comes_back_is_told_the_epoch():
     told = []
     train = DataLoader(Vectors(), batch_size=16, sampler=Epochs(Vectors()))
     run(DivideConquerCallback(split_depth=1, every_n_epochs=1, conquer_at=3), train=train, max_epochs=5)
-    assert sorted(set(told)) == [0, 1, 3, 4]  # it is exchanged after epoch 1 has begun
+    assert sorted(set(told)) == [0, 1, 2, 3, 4]
 
 
 def test_merged_epochs_train_the_full_embedding_on_single_clusters():

@@ -337,3 +337,40 @@ def test_a_clustering_of_ones_own_gets_plain_rows():
         divided(clustering=lambda features, num_clusters, *, seed: torch.zeros(3))
     with pytest.raises(InputError, match="clustering='sklearn' is unknown; choose 'auto', 'faiss'"):
         DivideConquerCallback(clustering="sklearn")
+
+
+@pytest.mark.parametrize("where", ["module", "data module"])
+def test_a_hook_that_augments_batches_in_training_leaves_the_feature_pass_alone(where):
+    """The pattern that Lightning documents for augmentation on the GPU."""
+    seen = []
+
+    def augment(self, batch, dataloader_idx):
+        if self.trainer.training:
+            batch[0] = batch[0] + 1000
+        seen.append((self.trainer.training, bool(batch[0].mean() > 500)))
+        return batch
+
+    module, data = PlainModule(), pl.LightningDataModule.from_datasets(Vectors(), batch_size=16)
+    owner = module if where == "module" else data
+    owner.on_after_batch_transfer = augment.__get__(owner)
+    callback = DivideConquerCallback(split_depth=1, every_n_epochs=1)
+    trainer(callback, max_epochs=2).fit(module, datamodule=data)
+    assert seen.count((False, False)) >= 12  # one look at all images, and one before the first step
+    assert seen.count((True, True)) == len(seen) - seen.count((False, False)) >= 24
+
+
+def test_after_the_feature_pass_the_trainer_trains_also_if_it_failed():
+    class Fails(PlainModule):
+        def forward(self, x):
+            if not self.training and self.current_epoch:
+                raise ArithmeticError
+            return super().forward(x)
+
+    class Spy(pl.Callback):
+        def on_exception(self, trainer, module, exception):
+            stages.append(trainer.training)
+
+    stages = []
+    with pytest.raises(ArithmeticError):
+        trainer(DivideConquerCallback(split_depth=1, every_n_epochs=1), Spy()).fit(Fails(), loader())
+    assert stages == [True]

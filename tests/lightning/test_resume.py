@@ -54,6 +54,30 @@ def test_so_it_does_where_workers_load_the_data(tmp_path):
     assert_all_lead_to_the_same_end(tmp_path, names, workers=2)
 
 
+class Uncounted(Restless):
+    """The Trainer's sanity check, which comes again after some resumes, leaves no trace."""
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"divide": {"every_n_epochs": 2, "merge_at": None, "conquer_at": 5}},
+        {"callback": ExactResume, "max_epochs": 4},
+        {"callback": ExactResume, "num_sanity_val_steps": 1, "max_epochs": 4, "make": Uncounted},
+        {"callback": ExactResume, "check_val_every_n_epoch": 2, "max_epochs": 5},
+    ],
+    ids=["divided", "plain", "sanity", "rarely"],
+)
+def test_workers_that_live_on_draw_no_more_random_numbers_after_a_resume_than_without(tmp_path, options):
+    names = ["005-step", "012-epoch", "024-epoch", "024-validation", "029-step", "036-epoch"]
+    if "divide" in options:
+        names += ["048-epoch", "060-epoch", "065-step"]
+    assert_all_lead_to_the_same_end(tmp_path, names, workers=1, persistent=True, **options)
+
+
 @pytest.mark.parametrize("callback", [ExactResume, partial(DivideConquerCallback, split_depth=0)])
 def test_a_plain_training_is_resumed_exactly(callback, tmp_path):
     names = ["005-step", "012-epoch", "012-validation", "029-step", "036-step"]

@@ -48,6 +48,8 @@ class ClusterBatchSampler(Sampler[list[int]]):
         rank: index of this process.
         world_size: number of processes; all draw the same batches of ``batch_size * world_size`` images, and each
             takes its own part.
+        weights: how often each image is to come, above 0, shape (N,); all alike by default. A class comes as often as
+            its images in the cluster together, and these equally often; and so do clusters by ``"proportional"``.
 
     Raises:
         InputError: if ``batch_size`` is no multiple of ``images_per_class``, a cluster lacks two classes with two
@@ -74,6 +76,7 @@ class ClusterBatchSampler(Sampler[list[int]]):
         first_epoch: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        weights: Tensor | None = None,
     ) -> None:
         check_batch(batch_size, images_per_class)
         if allotment not in ("proportional", "equal"):
@@ -87,9 +90,11 @@ class ClusterBatchSampler(Sampler[list[int]]):
         self._seed = seed
         self._rank, self._world_size = rank, world_size
         self._clusters = _images_by_class(assignment, labels, torch.Generator().manual_seed(seed))
-        sizes = [sum(map(len, classes)) for classes in self._clusters]
-        self._length = max(len(sizes), sum(sizes) // (batch_size * world_size)) if length is None else length
-        self.allotted = allot(sizes, self._length, allotment)
+        of = [1.0] * len(labels) if weights is None else weights.tolist()
+        self._weights = [[sum(of[i] for i in images) for images in classes] for classes in self._clusters]
+        usable = sum(len(images) for classes in self._clusters for images in classes)
+        self._length = max(len(self._clusters), usable // (batch_size * world_size)) if length is None else length
+        self.allotted = allot([sum(classes) for classes in self._weights], self._length, allotment)
         self._streams: list[ClusterStream] | None = None
         self._next_epoch = first_epoch  # the epoch that the streams have come to
         self._epoch = -1
@@ -158,7 +163,7 @@ class ClusterBatchSampler(Sampler[list[int]]):
                 self._images_per_class,
                 random.Random(f"{self._seed} cluster {k}"),
                 self._world_size,
-                self._draw,
+                None if self._draw == "classes" else self._weights[k],
             )
             for k, classes in enumerate(self._clusters)
         ]
@@ -182,7 +187,7 @@ def check_batch(batch_size: int, images_per_class: int) -> None:
         )
 
 
-def allot(sizes: Sequence[int], length: int, allotment: Allotment = "proportional") -> list[int]:
+def allot(sizes: Sequence[float], length: int, allotment: Allotment = "proportional") -> list[int]:
     """Share ``length`` batches among clusters by largest remainder, at least one each.
 
     Args:
@@ -241,7 +246,7 @@ class ClusterStream:
         images_per_class: images of a class in a batch.
         rng: source of random numbers.
         world_size: number of processes, for each of which a batch is drawn.
-        draw: ``"images"``, as above, or ``"classes"``: each class is due as often as any other.
+        weights: how often each class is due, by default all equally often; its number of images is as above.
     """
 
     def __init__(
@@ -251,7 +256,7 @@ class ClusterStream:
         images_per_class: int,
         rng: random.Random,
         world_size: int = 1,
-        draw: Draw = "images",
+        weights: Sequence[float] | None = None,
     ) -> None:
         self._classes = classes
         self._batch_size = batch_size
@@ -259,7 +264,7 @@ class ClusterStream:
         self._rng = rng
         self._shares = _shares([len(images) for images in classes], batch_size, images_per_class)
         # How many images of a class are due in one unit of time.
-        self._rates = [len(images) for images in classes] if draw == "images" else self._shares
+        self._rates: Sequence[float] = self._shares if weights is None else weights
         self._drawn = [0] * len(classes)
         self._due = [
             (rng.random() * share / rate, c)

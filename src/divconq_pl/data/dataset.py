@@ -89,7 +89,9 @@ class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
         image = self.image(index)
         if self._seed is None:
             return self._to_tensor(image), int(self.targets[index])
-        with random_numbers(f"{self._seed} {int(self._epoch)} {index}"):
+        with random_numbers(f"{self._seed} {int(self._epoch)} {index}") as number:
+            if callable(own := getattr(self.transform, "set_random_seed", None)):
+                own(number % 2**32)
             return self._to_tensor(image), int(self.targets[index])
 
     def _to_tensor(self, image: Image.Image) -> Tensor:
@@ -113,7 +115,8 @@ class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
         """Return the same data set, in which a random transform depends on the seed, the image and the epoch alone.
 
         So it depends neither on the worker that loads the image nor on where a resumed epoch was entered. The copies of
-        a data set in the workers of a loader follow :meth:`set_epoch`.
+        a data set in the workers of a loader follow :meth:`set_epoch`. A transform that has a generator of its own
+        has a method ``set_random_seed(seed)``, as an albumentations ``Compose`` has, which is called for each image.
         """
         other = copy.copy(self)
         other._seed = seed
@@ -242,20 +245,22 @@ def _check_groups(groups: Tensor, num_images: int, num_names: int) -> None:
 
 
 @contextmanager
-def random_numbers(seed: str) -> Iterator[None]:
-    """Let ``random`` and torch (on the CPU) begin at a seed, and go on afterwards as if nothing had happened.
+def random_numbers(seed: str) -> Iterator[int]:
+    """Let ``random``, NumPy and torch (on the CPU) begin at a seed, and go on afterwards as if nothing had happened.
 
-    These are what the transforms of torchvision draw from.
+    These are what transforms draw from. It gives a number to those that have a generator of their own.
     """
     number = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest(), "little")
-    before = random.getstate(), torch.get_rng_state()
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(number)
+    np.random.seed(number % 2**32)
     torch.default_generator.manual_seed(number % 2**63)  # torch.manual_seed would reach for the GPUs as well
     try:
-        yield
+        yield number
     finally:
         random.setstate(before[0])
-        torch.set_rng_state(before[1])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from divconq_pl.errors import InputError
 from divconq_pl.lightning import reading
 from divconq_pl.lightning._trainer import loaders
 from divconq_pl.lightning._trainer.base import CallbackBase
+from divconq_pl.lightning.drawable import find_drawable
 from divconq_pl.lightning.routing import batch_size
 
 
@@ -77,7 +78,8 @@ class RenewBatchNorm(reading.UsualReader, CallbackBase):
             return
         modes: dict[nn.Module, bool] = {part: part.training for part in module.modules()}
         momenta = [layer.momentum for layer in self._layers]
-        loader = loaders.get_train_loader(trainer)
+        users = loaders.get_train_loader(trainer)
+        loader = find_drawable(users, len(users.dataset)).loader  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(self._seed + trainer.current_epoch)
         images = RandomSampler(loader.dataset, generator=generator)  # type: ignore[arg-type]
         size = batch_size(loader)

@@ -135,7 +135,7 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
             cluster, cluster_on, cluster_dataset, features, feature_store, start, whole_classes, seed
         )
         self._learners = Learners(subspaces, embedding, weight_dims, isolated=isolate)
-        self._router = BatchRouter(images_per_class, allotment, draw, seed)
+        self._router = BatchRouter(images_per_class, allotment, draw, seed, self)
         self._settings = {name: given[name] for name in SETTINGS}
         self._reset()
 
@@ -245,15 +245,17 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
     # How a fit ends, and what it leaves.
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave the module as it was."""
+        """Leave module and loaders as they were."""
         if stage == "fit":
             self._learners.detach()
+            self._router.give_back(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the module as it was, at the last whole batch, whatever happened in the middle of one."""
         self._return_to_full_embedding()
         super().on_exception(trainer, pl_module, exception)
         self._learners.detach()
+        self._router.give_back(trainer)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -294,8 +296,8 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
         self.journal.load_state(state_dict.get("journal"))
         self.history = [dict(summary) for summary in state_dict["history"]]
         self.labels = state_dict["labels"]
-        divided = state_dict["assignment"] is not None
-        self.division = Division(state_dict["assignment"], state_dict["division_depth"]) if divided else None
+        assigned = state_dict["assignment"]
+        self.division = None if assigned is None else Division(assigned, state_dict["division_depth"])
         split_depth = self.schedule.split_depth if hasattr(self, "schedule") else 0
         if not split_depth:  # nothing is trained, or nothing is divided
             return
@@ -311,15 +313,14 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
     # How it is done.
 
     def _trained(self, module: nn.Module) -> dict[str, nn.Module]:
-        own = {} if self.subspaces is None else {f"{self.state_key}/": self.subspaces}
-        return super()._trained(module) | own
+        return super()._trained(module) | ({} if self.subspaces is None else {f"{self.state_key}/": self.subspaces})
 
     def _return_to_full_embedding(self) -> None:
         self.learner = None
         self._learners.activate(None, divided=False)
 
     def _divide(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        loader, before, flat = self._router.users_loader(trainer), self._clusters, self.schedule.flat
+        loader, before, flat = self._router.drawable(trainer).loader, self._clusters, self.schedule.flat
         where, number = (trainer, pl_module, self._learners, loader, self), len(self.history) + 1
         divided = self._divider.divide(*where, before, self.stage, flat=flat, number=number)
         self.division, self.labels, summary = divided
@@ -333,12 +334,11 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
 
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what cannot be divided, attach the learners, and find out how batches become features."""
-        loader, learners = self._router.users_loader(trainer), self._learners
-        per_class, split_depth = self._settings["images_per_class"], self.schedule.split_depth
-        rehearsal = Rehearsal(trainer, pl_module, learners, self, self._divider, loader, per_class)
-        check_divisibility(pl_module, loader, self, per_class, 2**split_depth)
+        loader, learners, split_depth = self._router.drawable(trainer).loader, self._learners, self.schedule.split_depth
+        check_divisibility(trainer, pl_module, self._router, self, 2**split_depth)
+        rehearsal = Rehearsal(trainer, pl_module, learners, self, self._divider, loader, self._router.images_per_class)
         rehearsal.attach(split_depth, 0 if self._clusters is None else self._clusters.depth)
         settings = {**learners.describe(), **self.schedule.settings(), **self._settings}
         middle = progress.entered_mid_epoch(trainer) and self._entered == trainer.current_epoch
-        compare_data(trainer, loader, self, self._record, settings, mid_epoch=middle)
+        compare_data(trainer, self._router, self, self._record, settings, mid_epoch=middle)
         self._divider.begin(trainer, loader, self, learners, rehearsal.find_way())

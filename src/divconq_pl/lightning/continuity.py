@@ -136,13 +136,16 @@ def fingerprint(labels: Tensor | None, name_of: Callable[[int], str | None], num
     return torch.tensor([crc32(f"{c} {name}".encode()) for c, name in zip(classes, names, strict=True)])
 
 
-def check_images(before: Tensor, now: Tensor, name_of: Callable[[int], str | None]) -> None:
+def check_images(
+    before: Tensor, now: Tensor, name_of: Callable[[int], str | None], since: str = "the checkpoint was written"
+) -> None:
     """Refuse to go on with other images than the training began with.
 
     Args:
         before: the fingerprint of the images in the checkpoint.
         now: that of the present ones.
         name_of: gives the name of a present image, where it has one.
+        since: what has happened between the two.
 
     Raises:
         InputError: it says which images are different.
@@ -155,7 +158,7 @@ def check_images(before: Tensor, now: Tensor, name_of: Callable[[int], str | Non
     named = ", ".join(f"{i}" + (f" ({name})" if (name := name_of(i)) else "") for i in images[:_NAMED])
     which = f"; the first that differ are {named}" if images else ""
     raise InputError(
-        f"the training data set has changed since the checkpoint was written: {len(before)} images then, {len(now)} "
+        f"the training data set has changed since {since}: {len(before)} images then, {len(now)} "
         f"now, {len(different)} of them another image or of another class{which}. Go on with the data set that the "
         "training began with"
     )

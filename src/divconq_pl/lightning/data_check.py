@@ -9,32 +9,34 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from divconq_pl.core.usable import check_divisible
 from divconq_pl.errors import InputError
+from divconq_pl.lightning._trainer import loaders
 from divconq_pl.lightning.continuity import Record
-from divconq_pl.lightning.reading import DataReader, check_label_range, image_name
-from divconq_pl.lightning.routing import batch_size, check_loader
+from divconq_pl.lightning.drawable import read_labels
+from divconq_pl.lightning.reading import DataReader, check_label_range, identify
+from divconq_pl.lightning.routing import BatchRouter, batch_size
 
 
 def check_divisibility(
-    pl_module: pl.LightningModule, loader: DataLoader[Any], reader: DataReader, images_per_class: int, num_learners: int
+    trainer: pl.Trainer, pl_module: pl.LightningModule, router: BatchRouter, reader: DataReader, num_learners: int
 ) -> None:
     """Refuse data that cannot be divided.
 
     Args:
+        trainer: the fit that begins.
         pl_module: what is trained.
-        loader: the user's training loader.
+        router: knows the user's training loader.
         reader: how data sets give labels.
-        images_per_class: images of a class in a batch.
         num_learners: how many there will be.
 
     Raises:
         InputError: it says what is wrong with the data.
     """
-    check_loader(loader, images_per_class, num_learners)
-    labels = reader.dataset_labels(loader.dataset)
+    router.check_loader(trainer, num_learners)
+    loader = router.drawable(trainer).loader
+    labels = read_labels(reader, loader.dataset)
     if labels is not None:
         check_labels(labels, len(loader.dataset), "dataset_labels gives")  # type: ignore[arg-type]
         check_divisible(labels, num_learners)
@@ -44,7 +46,7 @@ def check_divisibility(
 
 def compare_data(
     trainer: pl.Trainer,
-    loader: DataLoader[Any],
+    router: BatchRouter,
     reader: DataReader,
     record: Record,
     settings: Mapping[str, Any],
@@ -55,7 +57,7 @@ def compare_data(
 
     Args:
         trainer: the fit that begins.
-        loader: the user's training loader.
+        router: knows the user's training loader.
         reader: how data sets give labels.
         record: knows with what the training of a checkpoint ran, and notes with what it runs now.
         settings: what else decides how the training goes.
@@ -64,10 +66,11 @@ def compare_data(
     Raises:
         InputError: it says what is different from the checkpoint's.
     """
+    loader, batches = router.drawable(trainer).loader, loaders.count_batches(trainer)
     change = record.begin(
-        {**settings, "batch_size": batch_size(loader), "batches": len(loader), "processes": trainer.world_size},
-        reader.dataset_labels(loader.dataset),
-        partial(image_name, loader.dataset),
+        {**settings, "batch_size": batch_size(loader), "batches": batches, "processes": trainer.world_size},
+        read_labels(reader, loader.dataset),
+        partial(identify, loader.dataset),
         len(loader.dataset),  # type: ignore[arg-type]
         mid_epoch=mid_epoch,
     )

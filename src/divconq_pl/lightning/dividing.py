@@ -20,6 +20,7 @@ from divconq_pl.core.schedule import ConquerScheduler, Stage
 from divconq_pl.core.summary import division_line, find_central, summarise
 from divconq_pl.errors import InputError
 from divconq_pl.lightning._trainer import loaders
+from divconq_pl.lightning.drawable import Part, read_labels
 from divconq_pl.lightning.embedding import Way
 from divconq_pl.lightning.embedding_layer import Side
 from divconq_pl.lightning.feature_pass import extract_training_features
@@ -92,7 +93,7 @@ class Divider:
                 "features='training' needs a single training loader, or it is not known which images a step is about; "
                 "use features='exact'"
             )
-        if reader.dataset_labels(loader.dataset) is None:
+        if read_labels(reader, loader.dataset) is None:
             raise InputError(
                 f"features='training' does not look at all images, and {type(loader.dataset).__name__} does not tell "
                 "their classes; give it an attribute targets, override DivideConquerCallback.dataset_labels, or use "
@@ -113,9 +114,10 @@ class Divider:
             trainer.current_epoch, trainer.max_epochs
         )
 
-    def images(self, trainer: pl.Trainer) -> Dataset[Any] | None:
-        """Return the images to look at, None for the training data set."""
-        return self.cluster_dataset or find_cluster_dataset(trainer)
+    def images(self, trainer: pl.Trainer, dataset: Dataset[Any]) -> Dataset[Any] | None:
+        """Return the images to look at, None for the training data set, which is given."""
+        images = self.cluster_dataset or find_cluster_dataset(trainer)
+        return dataset.of(images) if isinstance(dataset, Part) else images
 
     def divide(
         self,
@@ -164,7 +166,7 @@ class Divider:
             loader,
             reader,
             self.way,
-            cluster_dataset=self.images(trainer),
+            cluster_dataset=self.images(trainer, loader.dataset),
             feature_store=self.feature_store,
             last=self.last if self.features == "training" else None,
         )

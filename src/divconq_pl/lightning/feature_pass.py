@@ -20,7 +20,8 @@ from tqdm import tqdm
 from divconq_pl.core.features import Features
 from divconq_pl.core.row_store import RowStore
 from divconq_pl.errors import InputError
-from divconq_pl.lightning._trainer import loaders, processes
+from divconq_pl.lightning._trainer import loaders, processes, progress
+from divconq_pl.lightning.drawable import read_labels
 from divconq_pl.lightning.embedding import Way, describe_no_features, features_of
 from divconq_pl.lightning.embedding_layer import Side
 from divconq_pl.lightning.last_features import LastFeatures
@@ -47,8 +48,10 @@ def extract_training_features(
 ) -> tuple[Features, Tensor]:
     """Return the features and classes of all training images, in the order of the data set.
 
-    Neither the training's random numbers nor the modes of the modules are disturbed. With several processes each looks
-    at its share and keeps the features of that. Where memory runs out, it goes on with smaller batches.
+    Neither the training's random numbers nor the modes of the modules are disturbed. Meanwhile ``trainer.training`` is
+    False and ``trainer.validating`` True, so that a module which augments its batches in training leaves these as they
+    are. With several processes each looks at its share and keeps the features of that. Where memory runs out, it goes
+    on with smaller batches.
 
     Args:
         trainer: the running fit.
@@ -73,8 +76,8 @@ def extract_training_features(
     dataset = loader.dataset if cluster_dataset is None else cluster_dataset
     num_images = len(dataset)  # type: ignore[arg-type]
     check_same_images(dataset, loader.dataset)
-    known = reader.dataset_labels(loader.dataset)
-    own_labels = known if cluster_dataset is None else reader.dataset_labels(dataset)
+    known = read_labels(reader, loader.dataset)
+    own_labels = known if cluster_dataset is None else read_labels(reader, dataset)
     share = range(trainer.global_rank, num_images, trainer.world_size)
     images = share if last is None else last.missing()
     store = RowStore(len(images), feature_store)
@@ -100,7 +103,7 @@ def extract_training_features(
         extract_features(pl_module, layer, _with_progress(trainer, batches), forward, take, side=way.side)
 
     if len(images):
-        with isolate_rng(), trainer.precision_plugin.forward_context():
+        with isolate_rng(), trainer.precision_plugin.forward_context(), progress.not_training(trainer):
             _with_smaller_batches(look, batch_size(loader))
     if len(store) != len(images):
         raise InputError(

@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from divconq_pl.core.masks import LearnedSubspaces
 from divconq_pl.core.subspaces import FixedSubspaces, RandomSubspaces, Subspaces, ZeroedSubspaces
@@ -17,6 +16,7 @@ from divconq_pl.errors import InputError
 from divconq_pl.lightning.embedding_layer import Embedding, find_backbone_parameters, find_embedding
 from divconq_pl.lightning.subspace_optimizer import SubspaceOptimizer
 from divconq_pl.lightning.tracing import Trace
+from divconq_pl.losses.hooks import Hook, Removable
 from divconq_pl.losses.isolation import find_embedding_slices, isolate
 from divconq_pl.losses.masking import OutputMask
 from divconq_pl.losses.narrowing import WeightDims, find_loss_slices, find_narrowed, narrow_losses
@@ -61,7 +61,7 @@ class Learners:
         self._embedding = embedding
         self._weight_dims = weight_dims
         self._isolated = isolated
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[Removable] = []
         self.subspaces: Subspaces | None = None
         self.name = ""
         self.layer: nn.Module = nn.Identity()
@@ -133,10 +133,7 @@ class Learners:
 
     def look_at_layer(self, look: Callable[[tuple[Any, ...], Any], None]) -> None:
         """Show what goes into the embedding layer and comes out of it, before it is narrowed, until they detach."""
-
-        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:  # no method, or a copy would copy us
-            look(inputs, output)
-
+        hook = Hook(lambda _, inputs, output: look(inputs, output), compiled=True)
         self._handles.append(self.layer.register_forward_hook(hook, prepend=True))
 
     @property

@@ -147,6 +147,15 @@ def image_name(dataset: Dataset[Any], index: int) -> str | None:
     return str(sample[0]) if isinstance(sample, (list, tuple)) and sample else None
 
 
+def identify(dataset: Dataset[Any], index: int) -> str | None:
+    """Return what tells an image from others: its name, or its number in the data set that a ``Subset`` is from."""
+    if name := image_name(dataset, index):
+        return name
+    if not isinstance(dataset, Subset):
+        return None
+    return identify(dataset.dataset, whole := int(dataset.indices[index])) or f"image {whole} of the whole data set"
+
+
 def check_label_range(module: nn.Module, dataset: Dataset[Any]) -> str | None:
     """Say that a loss was built for other labels than those the data set keeps, or None.
 

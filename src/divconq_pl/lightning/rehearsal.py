@@ -19,6 +19,7 @@ from divconq_pl.errors import InputError
 from divconq_pl.lightning._trainer import loaders, randomness, trial
 from divconq_pl.lightning.data_check import check_labels
 from divconq_pl.lightning.dividing import Divider
+from divconq_pl.lightning.drawable import read_labels
 from divconq_pl.lightning.embedding import Way, by_training_step
 from divconq_pl.lightning.embedding_layer import Side
 from divconq_pl.lightning.feature_pass import (
@@ -62,7 +63,7 @@ class Rehearsal:
     @cached_property
     def labels(self) -> Tensor | None:
         """Classes of the training images, None if only batches tell."""
-        return self.reader.dataset_labels(self.loader.dataset)
+        return read_labels(self.reader, self.loader.dataset)
 
     def attach(self, split_depth: int, depth: int) -> None:
         """Find the embedding layer by what the losses are given, attach the learners, and try a narrowed step.
@@ -93,7 +94,7 @@ class Rehearsal:
             InputError: if there is not one row of features, and one class, for each item.
         """
         indices = self._indices()
-        images = self.divider.images(self.trainer)
+        images = self.divider.images(self.trainer, self.loader.dataset)
         if images is not None:
             check_same_images(images, self.loader.dataset)
         with self._on_trial():

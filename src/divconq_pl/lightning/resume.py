@@ -140,6 +140,7 @@ class ExactResume(CallbackBase):
         done, restored = progress.batches_done(trainer), self._restored
         if restored is not None:
             self._of_epoch = restored["epoch"]
+            self._restore_workers(trainer, train=restored["epoch"], val=restored["now"])
             if trainer.current_epoch > 0:  # the first epoch's batches were drawn after the fit's start
                 randomness.set_random_state(trainer, restored["epoch"])
         self.enter_epoch(trainer, pl_module, anew=False)
@@ -155,6 +156,7 @@ class ExactResume(CallbackBase):
         resumed = self._restored
         if resumed is not None:
             progress.begin_batches(trainer)
+            self._restore_workers(trainer, train=resumed["now"], val=resumed["now"])
             self._go_on(trainer, pl_module)
             if resumed["concluding"]:
                 progress.step_plateau_schedulers(trainer)
@@ -252,6 +254,13 @@ class ExactResume(CallbackBase):
             else:
                 self._buffers[name] = buffer.detach().clone()
         self._hidden = get_hidden_state(module)
+
+    def _restore_workers(self, trainer: pl.Trainer, train: dict[str, Any], val: dict[str, Any]) -> None:
+        """Let those loaders have workers that had them then, so that none starts which has started before."""
+        living = {"train": train.get("workers", {}).get("train", []), "val": val.get("workers", {}).get("val", [])}
+        if trainer.current_epoch == 0:
+            living["train"] = []  # they have started with the fit
+        loaders.restore_workers(trainer, living)
 
     def _go_on(self, trainer: pl.Trainer, module: nn.Module, with_random: bool = True) -> None:
         """Restore what was where the run was stopped."""

@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from divconq_pl.core.division import Division
 from divconq_pl.core.sampling import Allotment, ClusterBatchSampler, Draw, allot, check_batch
 from divconq_pl.errors import InputError
-from divconq_pl.lightning._trainer import loaders, progress
-from divconq_pl.lightning.reading import image_name
+from divconq_pl.lightning._trainer import loaders, progress, randomness
+from divconq_pl.lightning.continuity import check_images, fingerprint
+from divconq_pl.lightning.drawable import Drawable, find_drawable, read_labels
+from divconq_pl.lightning.reading import DataReader, identify, image_name
 
 
 class BatchRouter:
     """Let a running fit draw single-cluster batches, or the user's own while there is one cluster only.
 
-    The user's loader stays untouched; a copy of it draws other batches.
+    The user's loader stays untouched, and where the user looks for it; a copy of it draws other batches, of the images
+    that the user's own sampler can draw, each class as often as that draws it.
 
     Args:
         images_per_class: images of a class in a batch.
         allotment: how batches are shared among clusters.
         draw: what comes equally often within a cluster.
         seed: seed of the batches.
+        reader: how data sets give labels.
     """
 
-    def __init__(self, images_per_class: int, allotment: Allotment, draw: Draw, seed: int) -> None:
-        self._images_per_class = images_per_class
+    def __init__(self, images_per_class: int, allotment: Allotment, draw: Draw, seed: int, reader: DataReader) -> None:
+        self.images_per_class = images_per_class
         self._allotment: Allotment = allotment
         self._draw: Draw = draw
         self._seed = seed
+        self._reader = reader
         self.reset()
 
     def reset(self) -> None:
         """Forget the loaders of the last fit."""
         self._users_loader: DataLoader[Any] | None = None
+        self._drawable: Drawable | None = None
         self._own_loader: DataLoader[Any] | None = None
+        self._copied: DataLoader[Any] | None = None  # what that is a copy of
         self._division: Division | None = None
         self._learners: list[int] = []
         self._consumed = 0
@@ -47,13 +57,54 @@ class BatchRouter:
         """Whether batches have come from here, and not from the user's loader alone."""
         return self._own_loader is not None
 
-    def users_loader(self, trainer: pl.Trainer) -> DataLoader[Any]:
-        """Return the loader that the user gave."""
+    def drawable(self, trainer: pl.Trainer) -> Drawable:
+        """Return the loader that the user gave, with what it can draw.
+
+        Raises:
+            InputError: if there are clusters, and it was made anew with other images than those in them.
+        """
         loader = loaders.get_train_loader(trainer)
-        if loader is not self._own_loader:
-            self._users_loader = loader
-        assert self._users_loader is not None
-        return self._users_loader
+        if self._drawable is None or loader is not self._users_loader:
+            before = self._drawable
+            images = loaders.count_batches(trainer) * batch_size(loader) * trainer.world_size
+            limited = not trainer.fast_dev_run  # type: ignore[attr-defined]
+            found = find_drawable(loader, images if limited else len(loader.dataset))  # type: ignore[arg-type]
+            if before is not None and self._division is not None:
+                self._check_same_images(before.loader.dataset, found.loader.dataset, trainer.current_epoch)
+            self._users_loader, self._drawable = loader, found
+        return self._drawable
+
+    def check_loader(self, trainer: pl.Trainer, learners: int) -> None:
+        """Refuse a loader whose batches cannot be made from single clusters, and say what of it is not kept.
+
+        Raises:
+            InputError: if its batch size does not hold classes of ``images_per_class`` images, an epoch has no end or
+                fewer batches than there are learners.
+        """
+        drawable, batches = self.drawable(trainer), loaders.count_batches(trainer)
+        check_batch(batch_size(drawable.loader), self.images_per_class)
+        if batches < learners and loaders.is_limited(trainer):
+            rank_zero_warn(
+                f"the Trainer limits an epoch to {batches} batches, fewer than the {learners} learners that there will "
+                "be, so an epoch trains only some of them"
+            )
+        else:
+            allot([1] * learners, batches)
+        whole = len(drawable.loader.dataset)  # type: ignore[arg-type]
+        if drawable.unknown:
+            rank_zero_warn(
+                f"what {drawable.unknown} draws is kept while there is one cluster; batches from single clusters are "
+                f"drawn from all {whole} images, {self.images_per_class} of a class. If it is to leave images out, "
+                "give the loader a torch.utils.data.Subset, or a SubsetRandomSampler"
+            )
+        labels = read_labels(self._reader, drawable.loader.dataset)
+        if drawable.weights is not None and self._draw == "classes":
+            rank_zero_warn("the sampler's weights are not kept in batches from single clusters, by draw='classes'")
+        elif drawable.weights is not None and (labels is None or _differ_within(labels, drawable.weights)):
+            rank_zero_warn(
+                "batches from single clusters keep the sampler's weights by class: each class comes as often as its "
+                "images together, and these equally often"
+            )
 
     def enter_epoch(
         self,
@@ -78,40 +129,48 @@ class BatchRouter:
         self._learners, self._consumed = [], 0
         if division is None or division.depth == 0:
             if self._own_loader is not None:  # or the loader is the user's, whatever it is
-                loaders.set_train_loader(trainer, self.users_loader(trainer), renew=renew)
+                loaders.set_train_loader(trainer, loaders.get_train_loader(trainer), renew=renew)
             elif renew:
                 loaders.renew_batches(trainer)
             loaders.pass_over(trainer, done)
             return
-        users_loader = self.users_loader(trainer)
-        if self._own_loader is None or division is not self._division:
+        drawable = self.drawable(trainer)
+        if self._own_loader is None or division is not self._division or drawable.loader is not self._copied:
             assert labels is not None, "a division comes with its labels"
             sampler = ClusterBatchSampler(
                 division.assignment,
                 labels,
-                batch_size=batch_size(users_loader),
-                images_per_class=self._images_per_class,
-                length=len(users_loader),
+                batch_size=batch_size(drawable.loader),
+                images_per_class=self.images_per_class,
+                length=max(loaders.count_batches(trainer), division.num_clusters),
                 allotment=self._allotment,
                 draw=self._draw,
                 seed=self._seed + since,
                 first_epoch=since,
                 rank=trainer.global_rank,
                 world_size=trainer.world_size,
+                weights=drawable.weights,
             )
-            loader = loaders.with_batches(users_loader, sampler)
+            loader = loaders.with_batches(drawable.loader, sampler, generator=torch.Generator())
         else:
             loader = self._own_loader
             assert isinstance(loader.batch_sampler, ClusterBatchSampler)
             sampler = loader.batch_sampler
+        # Workers get their seeds from here, so that starting them draws none of the training's random numbers.
+        loader.generator.manual_seed(randomness.peek() + trainer.global_rank)
         sampler.set_epoch(trainer.current_epoch)
-        if callable(set_epoch := getattr(users_loader.dataset, "set_epoch", None)):
+        loaders.tell_epoch(trainer)
+        if callable(set_epoch := getattr(loaders.get_train_loader(trainer).dataset, "set_epoch", None)):
             set_epoch(trainer.current_epoch)
         sampler.start = done if loaders.is_only_loader(trainer) else 0
         loaders.set_train_loader(trainer, loader, renew=renew)
         loaders.pass_over(trainer, done - sampler.start)
-        self._own_loader, self._division = loader, division
+        self._own_loader, self._copied, self._division = loader, drawable.loader, division
         self._learners = sampler.schedule[done:]
+
+    def give_back(self, trainer: pl.Trainer) -> None:
+        """Leave the user's loaders as they were."""
+        loaders.give_loader_back(trainer)
 
     def next_learner(self) -> int | None:
         """Return the learner that the next batch belongs to, None if it belongs to all."""
@@ -122,7 +181,7 @@ class BatchRouter:
 
     def images(self, trainer: pl.Trainer) -> list[int] | None:
         """Return the images of the present batch, those of all processes; None if it comes from the user's loader."""
-        sampler = loaders.get_train_loader(trainer).batch_sampler
+        sampler = self._present_loader(trainer).batch_sampler
         if not isinstance(sampler, ClusterBatchSampler):
             return None
         return sampler.images_of_all(progress.batch_index(trainer))
@@ -143,12 +202,27 @@ class BatchRouter:
     def describe_batch(self, trainer: pl.Trainer) -> str:
         """Say which learner the present batch belongs to and which images it holds, as far as that is known."""
         number = progress.batch_index(trainer)
-        sampler = loaders.get_train_loader(trainer).batch_sampler
-        if not isinstance(sampler, ClusterBatchSampler):
+        loader = self._present_loader(trainer)
+        if not isinstance(sampler := loader.batch_sampler, ClusterBatchSampler):
             return f"batch {number}"
         whose = f" of learner {self._learners[self._consumed - 1]}" if self._learners else ""
-        dataset = self.users_loader(trainer).dataset
-        return f"batch {number}{whose} ({', '.join(image_name(dataset, i) or str(i) for i in sampler.images(number))})"
+        names = (image_name(loader.dataset, i) or str(i) for i in sampler.images(number))
+        return f"batch {number}{whose} ({', '.join(names)})"
+
+    def _present_loader(self, trainer: pl.Trainer) -> DataLoader[Any]:
+        """Return the loader that the epoch draws from."""
+        own = self._own_loader if self._learners else None
+        return loaders.get_train_loader(trainer) if own is None else own
+
+    def _check_same_images(self, before: Dataset[Any], now: Dataset[Any], epoch: int) -> None:
+        if before is now:
+            return
+        prints = [
+            fingerprint(read_labels(self._reader, data), partial(identify, data), len(data))  # type: ignore[arg-type]
+            for data in (before, now)
+        ]
+        since = f"the images were clustered (the Trainer has asked for its loader anew before epoch {epoch})"
+        check_images(prints[0], prints[1], partial(identify, now), since)
 
 
 def batch_size(loader: DataLoader[Any]) -> int:
@@ -166,12 +240,7 @@ def batch_size(loader: DataLoader[Any]) -> int:
     return size
 
 
-def check_loader(loader: DataLoader[Any], images_per_class: int, learners: int) -> None:
-    """Refuse a loader whose batches cannot be made from single clusters.
-
-    Raises:
-        InputError: if its batch size does not hold classes of ``images_per_class`` images, or an epoch has fewer
-            batches than there are learners.
-    """
-    check_batch(batch_size(loader), images_per_class)
-    allot([1] * learners, len(loader))
+def _differ_within(labels: Tensor, weights: Tensor) -> bool:
+    """Tell whether images of the same class have different weights."""
+    pairs = torch.stack([labels.double(), weights], dim=1)
+    return len(torch.unique(pairs, dim=0)) > len(torch.unique(labels))

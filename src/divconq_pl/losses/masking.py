@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.hooks import RemovableHandle
 
 from divconq_pl.core.subspaces import Subspaces
+from divconq_pl.losses.hooks import Hook, Removable
 
 ROUNDING, HALF_ROUNDING = 1e-3, 3e-2
 """Gradient outside of the active subspace, as a share of the greatest inside, that is taken for rounding.
@@ -40,7 +40,7 @@ class OutputMask:
         self._layer = layer
         self._subspaces = subspaces
 
-    def attach(self, norms: Sequence[nn.Module] = ()) -> list[RemovableHandle]:
+    def attach(self, norms: Sequence[nn.Module] = ()) -> list[Removable]:
         """Begin; the handles' ``remove()`` ends it.
 
         Args:
@@ -57,7 +57,7 @@ class OutputMask:
                 self._guard(output, dim)
             return output
 
-        handles = [self._layer.register_forward_hook(look)]
+        handles: list[Removable] = [self._layer.register_forward_hook(Hook(look, compiled=True))]
         for norm in norms:
             handles += _keep_statistics(norm, self._subspaces)
         return handles
@@ -98,7 +98,7 @@ def _along(vector: Tensor, values: Tensor, dim: int) -> Tensor:
     return vector.to(values.dtype).view([-1 if i == dim else 1 for i in range(values.ndim)])
 
 
-def _keep_statistics(norm: nn.Module, subspaces: Subspaces) -> tuple[RemovableHandle, RemovableHandle]:
+def _keep_statistics(norm: nn.Module, subspaces: Subspaces) -> tuple[Removable, ...]:
     """Keep the running statistics of masked coordinates, and mask what comes out, too."""
     assert isinstance(norm, _BatchNorm)
     kept: list[Tensor] = []
@@ -120,4 +120,7 @@ def _keep_statistics(norm: nn.Module, subspaces: Subspaces) -> tuple[RemovableHa
         kept.clear()
         return subspaces.mask(output, 1)
 
-    return norm.register_forward_pre_hook(before), norm.register_forward_hook(after)
+    return (
+        norm.register_forward_pre_hook(Hook(before, compiled=True)),
+        norm.register_forward_hook(Hook(after, compiled=True)),
+    )

@@ -11,10 +11,10 @@ import torch
 from pytorch_metric_learning.losses import BaseMetricLossFunction, ManifoldLoss
 from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from divconq_pl.core.subspaces import Subspaces
 from divconq_pl.errors import InputError
+from divconq_pl.losses.hooks import Hook, Removable, Undo
 
 WeightDims = Mapping[str, Mapping[str, int | None]]
 
@@ -36,9 +36,7 @@ Shapes do not tell, for there may be as many classes as coordinates. ``BaseProxy
 _PARTS = (BaseMetricLossFunction, BaseMiner)
 
 
-def narrow_losses(
-    module: nn.Module, subspaces: Subspaces, weight_dims: WeightDims | None = None
-) -> list[RemovableHandle]:
+def narrow_losses(module: nn.Module, subspaces: Subspaces, weight_dims: WeightDims | None = None) -> list[Removable]:
     """Make all losses and miners in ``module`` see the active subspace, wherever they are called.
 
     What enters them as ``embeddings`` and ``ref_emb`` is narrowed, and so are the weights that a loss owns (proxies,
@@ -155,7 +153,7 @@ def _embedding_weights(part: nn.Module, declared: Mapping[str, int | None], widt
 
 def _narrow(
     part: nn.Module, dims: Mapping[str, int], subspaces: Subspaces, *, is_outermost: bool
-) -> tuple[RemovableHandle, RemovableHandle]:
+) -> tuple[Removable, ...]:
     arguments = list(inspect.signature(part.forward).parameters)
     hidden = ExitStack()
     autocast: list[tuple[str, bool]] = []  # what to put back after the call; torch.autocast cannot span two hooks
@@ -171,7 +169,7 @@ def _narrow(
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         # An interrupt from the keyboard is the one exception after which torch runs no hook. What it left hidden is
-        # uncovered now; the region of autocast that it left has put its own state back.
+        # uncovered now, or when the hooks are removed; the region of autocast that it left has put its own state back.
         hidden.close()
         autocast.clear()
         given = dict(zip(arguments, args, strict=False)) | kwargs
@@ -218,8 +216,9 @@ def _narrow(
             torch.set_autocast_enabled(*autocast.pop())
 
     return (
-        part.register_forward_pre_hook(torch.compiler.disable(enter), with_kwargs=True),
-        part.register_forward_hook(torch.compiler.disable(leave), always_call=True),
+        part.register_forward_pre_hook(Hook(enter), with_kwargs=True),
+        part.register_forward_hook(Hook(leave), always_call=True),
+        Undo(hidden.close),
     )
 
 

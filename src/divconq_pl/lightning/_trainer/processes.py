@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.distributed import DistributedSamplerWrapper
 from torch import Tensor
 
 
@@ -26,3 +27,9 @@ def gather_objects(own: Any) -> list[Any]:
 def gather_strided_objects(rows: list[Any]) -> list[Any]:
     """Put the entries of all processes together, as :func:`gather_strided` does."""
     return [row for together in zip(*gather_objects(rows), strict=True) for row in together]
+
+
+def unwrap_sampler(sampler: Any) -> Any:
+    """Return the user's sampler inside the one by which the Trainer shares its images among processes."""
+    inside: Any = getattr(sampler, "dataset", None)
+    return inside._sampler if isinstance(sampler, DistributedSamplerWrapper) else sampler

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -51,6 +53,17 @@ def in_step(trainer: pl.Trainer) -> bool:
 def in_validation(trainer: pl.Trainer) -> bool:
     """Tell whether the validation of a fit is going on."""
     return bool(trainer.validating)
+
+
+@contextmanager
+def not_training(trainer: pl.Trainer) -> Iterator[None]:
+    """Let ``trainer.training`` be False, as in a validation: hooks of batches augment, or do not, by that."""
+    stage = trainer.state.stage
+    trainer.validating = True
+    try:
+        yield
+    finally:
+        trainer.state.stage = stage
 
 
 def validate_anew(trainer: pl.Trainer) -> None:

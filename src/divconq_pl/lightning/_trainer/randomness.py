@@ -9,6 +9,15 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from divconq_pl.lightning._trainer.loaders import living_workers, users_loaders
+
+
+def peek() -> int:
+    """Return a number that depends on torch's random numbers at this moment, without drawing any."""
+    twin = torch.Generator()
+    twin.set_state(torch.get_rng_state())
+    return int(torch.randint(2**62, (), generator=twin))
+
 
 def random_state(trainer: pl.Trainer) -> dict[str, Any]:
     """Return the state of all random numbers a training draws: Python's, NumPy's, torch's, and the loaders' own.
@@ -23,6 +32,7 @@ def random_state(trainer: pl.Trainer) -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "device": None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device),
         "loaders": [generator.get_state() for generator in _generators(trainer)],
+        "workers": living_workers(trainer),
     }
 
 
@@ -41,9 +51,7 @@ def set_random_state(trainer: pl.Trainer, state: dict[str, Any]) -> None:
 
 def _generators(trainer: pl.Trainer) -> list[torch.Generator]:
     """Return the generators that the training loaders were given, each once."""
-    combined = trainer.fit_loop._combined_loader
-    loaders = [] if combined is None else combined.flattened
-    parts = [part for loader in loaders for part in (loader, *_samplers(loader))]
+    parts = [part for loader in users_loaders(trainer) for part in (loader, *_samplers(loader))]
     found = (getattr(part, "generator", None) for part in parts)
     return list({id(generator): generator for generator in found if isinstance(generator, torch.Generator)}.values())
 
