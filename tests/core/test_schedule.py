@@ -339,3 +339,9 @@ def test_stages_may_begin_together() -> None:
     assert [stage.phase for stage in table(schedule, 6)] == ["undivided"] * 3 + ["merged"] * 2 + ["conquered"]
     never = ConquerScheduler(2, warmup_epochs=3, conquer_at=3)
     assert depths(never, 6) == [0] * 6
+
+
+def test_a_training_that_ends_with_the_learners_apart_is_told_so():
+    apart = ConquerScheduler(2, merge_at=None, max_epochs=12).describe(12)
+    assert "the training ends in the divided stage" in apart
+    assert "ends in the divided stage" not in ConquerScheduler(2, max_epochs=12).describe(12)

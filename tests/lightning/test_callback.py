@@ -477,6 +477,17 @@ def test_a_schedule_that_never_gets_deep_enough_is_said_at_the_start():
         )
 
 
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_share_of_a_training_by_steps_is_a_share_of_its_epochs(accumulated):
+    batches = len(loader())
+    steps = 8 * batches // accumulated
+    callback = DivideConquerCallback(split_depth=1, every_n_epochs=1, conquer_at=0.5)
+    _, trained = run(callback, max_epochs=-1, max_steps=steps, accumulate_grad_batches=accumulated)
+    assert {b["epoch"] for b in trained} == set(range(8))
+    assert {b["phase"] for b in trained if b["epoch"] >= 4} == {"conquered"}
+    assert "conquered" not in {b["phase"] for b in trained if b["epoch"] < 4}
+
+
 @pytest.mark.parametrize(
     ("given", "named"),
     [({"split_depth": 1}, "split_depth=1"), ({"merge_at": 3, "flat": True}, "merge_at=3, flat=True")],

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 
 from divconq_pl.data import RetrievalDataModule, RetrievalDataset
+from divconq_pl.lightning._trainer.progress import planned_epochs
 from divconq_pl.lightning.callback import DivideConquerCallback
 from divconq_pl.lightning.module import DivideConquerModule
 
@@ -25,7 +26,7 @@ class StageBar(TQDMProgressBar):
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Name the epoch and its stage."""
         super().on_train_epoch_start(trainer)
-        words = [f"epoch {trainer.current_epoch}/{trainer.max_epochs}"]
+        words = [f"epoch {trainer.current_epoch}/{planned_epochs(trainer)}"]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, DivideConquerCallback) and callback.stage.phase in ("divided", "merged"):
                 things = "learners" if callback.stage.phase == "divided" else "clusters"
@@ -52,13 +53,13 @@ class TellTime(pl.Callback):
     ) -> None:
         """Measure from the end of the first batch, in which much is done only once, to that of the 20th."""
         done, batches = batch_idx + 1, trainer.num_training_batches
-        if trainer.current_epoch or not isinstance(batches, int) or trainer.max_epochs is None:
+        if trainer.current_epoch or not isinstance(batches, int):
             return
         if done == 1:
             self._began = time.perf_counter()
         elif self._began and done == min(_TIMED, batches):
             epoch = (time.perf_counter() - self._began) / (done - 1) * batches
-            whole = epoch * max(trainer.max_epochs, 1)
+            whole = epoch * max(planned_epochs(trainer), 1)
             text = f"about {tell_seconds(epoch)} an epoch, {tell_seconds(whole)} in all"
             _log.info(f"expected time: {text}, by {done} batches; validation and divisions come on top")
 
@@ -87,10 +88,16 @@ def describe_plan(
         f"test        {tested}; of classes that are not trained on",
         f"batches     {min(batches, limited):,} an epoch, {data.batch_size} images each, {data.images_per_class} of a "
         "class",
-        f"epochs      {trainer.max_epochs}; how long they take is told after the first batches",
+        f"{_tell_length(trainer)}; how long that takes is told after the first batches",
         f"embedding   {module.embedding.out_features} numbers, {type(module.loss).__name__}{miner}",
     ]
     return lines if isinstance(divide, DivideConquerCallback) else [*lines, "schedule    no division: the plain loss"]
+
+
+def _tell_length(trainer: pl.Trainer) -> str:
+    if trainer.max_steps >= 0:
+        return f"steps       {trainer.max_steps:,}"
+    return f"epochs      {trainer.max_epochs}"
 
 
 def tell_seconds(seconds: float) -> str:

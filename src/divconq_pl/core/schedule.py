@@ -173,6 +173,8 @@ class ConquerScheduler:
         if not _unknown(max_epochs):
             divisions = sum(stage.divides for stage in stages)
             parts.append(f"{divisions} division{'' if divisions == 1 else 's'} in all")
+            if stages[-1].phase == "divided":
+                parts.append("the training ends in the divided stage: no epoch trains the full embedding after it")
         if any(stage.frozen for stage in stages):
             parts.append(f"the backbone is frozen for {self.freeze_epochs} of {self.every_n_epochs} epochs each")
         return "; ".join(parts)

@@ -167,16 +167,18 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
         self._learners.detach()
         if trainer.current_epoch == 0:
             self._reset()
-        self.schedule = self._given_schedule or ConquerScheduler(**self._plan, max_epochs=trainer.max_epochs)
+        self.schedule = self._make_schedule(trainer)
         if self.schedule.split_depth:
             base.check_strategy(trainer)
-            if shortfall := self.schedule.shortfall(trainer.max_epochs):
-                rank_zero_warn(shortfall)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Rehearse, and refuse what could not be divided later; then pick up the thread where an epoch was left."""
+        self.schedule = self._make_schedule(trainer)  # anew, since by now max_steps tells epochs
         if self.schedule.split_depth:
-            rank_zero_info("schedule    " + self.schedule.describe(trainer.max_epochs).replace("; ", "\n            "))
+            epochs = progress.planned_epochs(trainer)
+            rank_zero_info("schedule    " + self.schedule.describe(epochs).replace("; ", "\n            "))
+            if shortfall := self.schedule.shortfall(epochs):
+                rank_zero_warn(shortfall)
             self._prepare(trainer, pl_module)
         super().on_train_start(trainer, pl_module)
 
@@ -311,6 +313,10 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
         self._learners.load_state(state_dict["learners"])
 
     # How it is done.
+
+    def _make_schedule(self, trainer: pl.Trainer) -> ConquerScheduler:
+        epochs = progress.planned_epochs(trainer)
+        return self._given_schedule or ConquerScheduler(**self._plan, max_epochs=epochs)
 
     def _trained(self, module: nn.Module) -> dict[str, nn.Module]:
         return super()._trained(module) | ({} if self.subspaces is None else {f"{self.state_key}/": self.subspaces})

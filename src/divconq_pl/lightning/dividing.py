@@ -19,7 +19,7 @@ from divconq_pl.core.features import Features
 from divconq_pl.core.schedule import ConquerScheduler, Stage
 from divconq_pl.core.summary import division_line, find_central, summarise
 from divconq_pl.errors import InputError
-from divconq_pl.lightning._trainer import loaders
+from divconq_pl.lightning._trainer import loaders, progress
 from divconq_pl.lightning.drawable import Part, read_labels
 from divconq_pl.lightning.embedding import Way
 from divconq_pl.lightning.embedding_layer import Side
@@ -111,7 +111,7 @@ class Divider:
     def plan(self, schedule: ConquerScheduler, trainer: pl.Trainer) -> None:
         """Look at what the epoch's batches show if a later division asks for it."""
         self.last.wanted = self.features == "training" and schedule.divides_after(
-            trainer.current_epoch, trainer.max_epochs
+            trainer.current_epoch, progress.planned_epochs(trainer)
         )
 
     def images(self, trainer: pl.Trainer, dataset: Dataset[Any]) -> Dataset[Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,20 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loops.evaluation_loop import RestartStage
 from torch import Tensor
+
+
+def planned_epochs(trainer: pl.Trainer) -> int:
+    """Return how many epochs a training has, -1 if that is unknown: ``max_epochs``, or fewer where ``max_steps`` ends it.
+
+    Before the training data are there, an epoch counts for one step. Under manual optimisation steps do not tell.
+    """
+    epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
+    if trainer.max_steps < 0 or not trainer.lightning_module.automatic_optimization:
+        return epochs
+    batches = trainer.num_training_batches
+    steps = math.ceil(batches / trainer.accumulate_grad_batches) if 0 < batches < math.inf else 1
+    by_steps = math.ceil(trainer.max_steps / steps)
+    return by_steps if epochs < 0 else min(epochs, by_steps)
 
 
 def begin_batches(trainer: pl.Trainer) -> None:
