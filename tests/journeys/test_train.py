@@ -488,7 +488,7 @@ def test_a_wrong_name_gives_one_line_and_nothing_else(call, tmp_path):
         (["module.loss_lr_factor=2"], r"no 'module\.loss_lr_factor'; .*module has: .* parameter_groups"),
         (
             ["++evaluation.nmi=10"],
-            r"no 'evaluation\.nmi'; evaluation has: cross_camera, map_at_r, marp, nmi_runs, recall_ks, reid_draws, rerank$",
+            r"no 'evaluation\.nmi'; evaluation has: cross_camera, map_at_r, marp, nmi_runs, .*, rerank$",
         ),
         (
             ["divide.subspaces=fixd"],

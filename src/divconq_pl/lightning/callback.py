@@ -315,8 +315,7 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
     # How it is done.
 
     def _make_schedule(self, trainer: pl.Trainer) -> ConquerScheduler:
-        epochs = progress.planned_epochs(trainer)
-        return self._given_schedule or ConquerScheduler(**self._plan, max_epochs=epochs)
+        return self._given_schedule or ConquerScheduler(**self._plan, max_epochs=progress.planned_epochs(trainer))
 
     def _trained(self, module: nn.Module) -> dict[str, nn.Module]:
         return super()._trained(module) | ({} if self.subspaces is None else {f"{self.state_key}/": self.subspaces})

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def planned_epochs(trainer: pl.Trainer) -> int:
-    """Return how many epochs a training has, -1 if that is unknown: ``max_epochs``, or fewer where ``max_steps`` ends it.
+    """Return how many epochs a training has, -1 if unknown: ``max_epochs``, or fewer where ``max_steps`` ends it.
 
     Before the training data are there, an epoch counts for one step. Under manual optimisation steps do not tell.
     """
