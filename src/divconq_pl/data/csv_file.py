@@ -13,14 +13,12 @@ from PIL import Image
 from divconq_pl.data.annotations import read_lines
 from divconq_pl.data.dataset import FileDataset, Splits
 from divconq_pl.data.decoding import read_rgb
-from divconq_pl.data.listed_parts import NOT_SPLIT, PARTS, Tested, get_tested, make_splits
+from divconq_pl.data.listed_parts import NOT_SPLIT, PARTS, UNLABELLED, Tested, get_tested, make_splits
 from divconq_pl.data.samples import OnBadImage, check_on_bad_image, find_missing, find_unreadable
 from divconq_pl.errors import InputError
 
 BOX = ("x1", "y1", "x2", "y2")
 COLUMNS = ("path", "label", "split", "camera", *BOX)
-UNLABELLED = "unlabelled"
-"""The class of images where no label is given."""
 
 
 class CsvFile:
