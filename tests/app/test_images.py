@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from divconq_pl.app.checks.images import check_findable, check_images, check_queries, check_tested
-from divconq_pl.data import ArrayDataset, ImageFolder
+from divconq_pl.data import ArrayDataset, CsvFile, ImageFolder
 from divconq_pl.errors import InputError
 
+BOXES = {"query": "0,0,20,20", "gallery": "20,20,40,40"}
 RNG = np.random.default_rng(0)
 
 
@@ -184,6 +185,59 @@ def test_images_of_which_none_can_be_found_are_refused():
     check_findable([alone, alone], "to test on", "")
 
 
-def test_a_single_class_is_evaluated_with_a_warning():
-    with pytest.warns(UserWarning, match="all images are of one class, 'a', so every figure is 100 %"):
-        check_tested([ArrayDataset(noise((3, 4, 4)), [0, 0, 0], "a", "123")])
+def test_a_single_class_can_be_embedded_only():
+    alone = ArrayDataset(noise((3, 4, 4)), [0, 0, 0], "a", "123")
+    with pytest.raises(
+        InputError, match=r"all images are of one class, 'a', so there is nothing to measure: .* export="
+    ):
+        check_tested([alone])
+    check_tested([alone], exported=True)
+    check_tested([ArrayDataset(noise((1, 4, 4)), [0], "a", "1")], exported=True)
+
+
+def look_at_list(folder, *lines, **arguments):
+    """Look at the images that a CSV file lists."""
+    (folder / "list.csv").write_text("\n".join(lines))
+    check_tested(as_parts(CsvFile(folder / "list.csv", **arguments).evaluated()))
+
+
+def as_parts(tested):
+    return tested if isinstance(tested, tuple) else (tested,)
+
+
+def test_images_of_a_list_and_their_boxes_are_looked_at(tmp_path):
+    fill(tmp_path)
+    boxes = [f"class {c}/{i}.png,{c},0,0,50,{40 - c}" for c in range(4) for i in range(3)]
+    look_at_list(tmp_path, "path,label,x1,y1,x2,y2", *boxes)
+    with pytest.raises(InputError, match=r"0\.png\[0,0,51,40\]' does not lie in the image of 50 x 40 pixels"):
+        look_at_list(tmp_path, "path,label,x1,y1,x2,y2", *boxes[1:], "class 0/0.png,0,0,0,51,40")
+    lines = ["path,label", *(f"class {c}/{i}.png,{c}" for c in range(4) for i in range(3))]
+    (tmp_path / "class 1" / "2.png").write_bytes(b"")
+    for header, listed in (("path,label,x1,y1,x2,y2", boxes), (lines[0], lines[1:])):
+        with pytest.raises(InputError, match=r"cannot read the image '.*class 1/2\.png'.*on_bad_image=skip"):
+            look_at_list(tmp_path, header, *listed)
+        with pytest.warns(UserWarning, match="1 images of .* are left out"):
+            look_at_list(tmp_path, header, *listed, on_bad_image="skip")
+
+
+def test_what_is_white_in_the_images_of_a_list_is_asked_for(tmp_path):
+    fill(tmp_path, twelve_bits)
+    for box in ("", ",0,0,20,20"):
+        lines = ["path,label,x1,y1,x2,y2" if box else "path,label"]
+        lines += [f"class {c}/{i}.png,{c}{box}" for c in range(4) for i in range(3)]
+        with pytest.raises(InputError, match=r"give dataset\.white_level=4095, or"):
+            look_at_list(tmp_path, *lines)
+        look_at_list(tmp_path, *lines, white_level=4095)
+        with pytest.raises(InputError, match=r"it has 0\.0 megapixels; use max_megapixels=1 to read more than 0\.001"):
+            look_at_list(tmp_path, *lines, white_level=4095, max_megapixels=0.001)
+
+
+def test_another_box_of_the_same_image_is_no_repetition(tmp_path):
+    fill(tmp_path, classes=2)
+    lines = [f"class {c}/{i}.png,{c},{part},{box}" for c in range(2) for i in range(3) for part, box in BOXES.items()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        look_at_list(tmp_path, "path,label,split,x1,y1,x2,y2", *lines)
+    (tmp_path / "copy.png").write_bytes((tmp_path / "class 0" / "0.png").read_bytes())
+    with pytest.warns(UserWarning, match="1 of 6 queries are also in the gallery"):
+        look_at_list(tmp_path, "path,label,split,x1,y1,x2,y2", *lines, f"copy.png,0,gallery,{BOXES['query']}")

@@ -93,6 +93,14 @@ def test_position_embeddings_follow_the_image_size(tmp_path):
     assert resampled.diff(dim=0).abs().max() < 1e-3
 
 
+def test_images_that_are_higher_than_wide():
+    backbone = timm_backbone(VIT, image_size=[64, 32]).eval()
+    assert backbone.network.pos_embed.shape == (1, 1 + (64 // 16) * (32 // 16), 64)
+    assert backbone(torch.zeros(2, 3, 64, 32)).shape == (2, 64)
+    with pytest.raises(InputError, match=r"nest_tiny_jx .* 50 x 40 pixels"):
+        timm_backbone("nest_tiny_jx", image_size=(50, 40))
+
+
 def test_weights_of_the_original_authors_are_converted(tmp_path):
     network, path = original(CONVNEXT), str(tmp_path / "weights.pth")
     theirs = (

@@ -1,12 +1,14 @@
 """Person re-identification: identity and camera from the file's name; junk is left out, distractors stay."""
 
+import warnings
+
 import pytest
 import torch
 import trees
 from PIL import Image
 
 from divconq_pl.app.evaluation import MeanOfFlips, measure
-from divconq_pl.data import FileDataset, Market1501, image_test, image_train
+from divconq_pl.data import FileDataset, ImageFolder, Market1501, image_test, image_train
 from divconq_pl.errors import InputError
 
 
@@ -70,3 +72,13 @@ def test_an_image_and_its_mirror_image_are_embedded_alike():
     mean = MeanOfFlips(backbone)
     assert torch.allclose(mean(images), mean(images.flip(3)))
     assert torch.allclose(mean(images), (backbone(images) + backbone(images.flip(3))) / 2)
+
+
+@pytest.mark.parametrize("ask", ["splits", "evaluated"])
+def test_an_image_folder_that_is_laid_out_so_is_told_what_to_type(tmp_path, ask):
+    trees.write_market(tmp_path)
+    for root in (tmp_path, tmp_path / "Market-1501-v15.09.15"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the first holds a single folder
+            with pytest.raises(InputError, match=r"laid out as Market-1501, .* use dataset=market1501"):
+                getattr(ImageFolder(root), ask)()

@@ -85,7 +85,7 @@ def composed(tmp_path, images, table, copies, rendered_cache):
     def make(*overrides, config="train"):
         named = [o.removeprefix("dataset=") for o in overrides if o.startswith("dataset=")]
         if named and named[-1] not in RENDERED:
-            root = {"image_folder": images, "csv": table, **copies}[named[-1]]
+            root = {"image_folder": images, "huggingface": images, "csv": table, **copies}[named[-1]]
             data = [f"dataset.root={root}", "image_size=32", "data.num_workers=0"]
         else:
             data = [f"dataset.cache_dir={rendered_cache}", "dataset.size=16"]

@@ -27,7 +27,10 @@ INTENDED = {
     ("evaluate", "data.num_workers"): (None, 0, "likewise"),
     **{
         (f"dataset={name}", f"data.{key}"): values
-        for name in ("image_folder", "csv", "cub200", "cars196", "sop", "inshop", "vehicle_id", "market1501")
+        for name in (
+            *("image_folder", "csv", "huggingface"),
+            *("cub200", "cars196", "sop", "inshop", "vehicle_id", "market1501"),
+        )
         for key, values in {
             "num_workers": (None, 0, "photographs take so long to decode that one process cannot keep up"),
             "eval_batch_size": (128, 256, "photographs need much memory"),

@@ -85,14 +85,23 @@ def test_parts_of_a_folder_are_evaluated_whole(call, checkpoint, tmp_path, parts
     assert f"Unseen classes: {said}" in out
 
 
-def test_a_flat_folder_and_a_single_class_are_embedded_and_said_to_mean_little(call, checkpoint, tmp_path):
+@pytest.mark.parametrize("kind", ["image_folder", "flat", "csv"])
+def test_a_single_class_and_images_without_any_are_embedded_and_not_measured(call, checkpoint, tmp_path, kind):
     flat = fill(tmp_path / "one", 1, 6) / "class 0"
-    for folder in (flat.parent, flat):
-        with pytest.warns(UserWarning, match="all images are of one class, 'class 0', so every figure is 100 %"):
-            _, found = evaluate(call, checkpoint, folder, f"export={folder.name.replace(' ', '')}.npz")
-        assert (found["test/images"], found["test/classes"], found["test/recall_at_1"]) == (6, 1, 1)
+    (tmp_path / "list.csv").write_text("\n".join(["path", *(f"one/class 0/{i}.png" for i in range(6))]))
+    root = {"image_folder": flat.parent, "flat": flat, "csv": tmp_path / "list.csv"}[kind]
+    data = ["dataset=csv"] if kind == "csv" else []
+    out, found = evaluate(call, checkpoint, root, *data, "export=one.npz")
+    assert "Embedded 6 images of a single class, in which there is nothing to measure: see one.npz" in out
+    assert "100.00" not in out
+    assert found == {"name": found["name"], "test/images": 6, "test/classes": 1}
     with np.load("one.npz") as file:
         assert len(file["embeddings"]) == 6
+        assert [path.rpartition("/")[2] for path in file["paths"]] == [f"{i}.png" for i in range(6)]
+        assert file["classes"].tolist() == ["unlabelled" if kind == "csv" else "class 0"]
+    line = refusal(call("evaluate.py", checkpoint, *(data or ["dataset=image_folder"]), f"dataset.root='{root}'"))
+    assert "so there is nothing to measure" in line
+    assert line.endswith("export=FILE writes their embeddings")
 
 
 def test_queries_in_the_gallery_are_warned_of_where_they_are_evaluated(call, checkpoint, tmp_path):

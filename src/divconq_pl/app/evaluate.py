@@ -127,7 +127,7 @@ def evaluate_checkpoint(
         data = make_data(cfg, config)
         ks = cfg.evaluation.get("recall_ks") or [int(k) for k in config["module"]["recall_ks"]]
     if not before:
-        check_tested(data.tested)
+        check_tested(data.tested, exported=cfg.export is not None)
     options = before[0].options if before else {**cfg.evaluation, "recall_ks": ks}
     images = check_same_images(before[-1].images if before else (), data.tested, path)
     embeddings = embed(trainer, module, data)
@@ -179,10 +179,14 @@ def combine(evaluated: Sequence[Evaluated]) -> tuple[list[Tensor], list[dict[str
 
 def report(cfg: DictConfig, rows: Sequence[dict[str, Any]], chosen_by_test: bool) -> None:
     """Write the results where the user wants them, and print them."""
+    if cfg.json:
+        write_json(cfg.json, rows[0] if len(rows) == 1 else {row["name"]: row for row in rows})
+    if rows[0]["test/classes"] == 1:
+        embedded = rows[0]["test/images"] + rows[0].get("test/queries", 0)
+        print(f"Embedded {embedded} images of a single class, in which there is nothing to measure: see {cfg.export}")
+        return
     title = "Unseen classes"
     if chosen_by_test:
         title += ", by which the run chose its best epoch, which inflates the figures"
     title += f": {describe_images(rows)}"
-    if cfg.json:
-        write_json(cfg.json, rows[0] if len(rows) == 1 else {row["name"]: row for row in rows})
     print_results(rows, title=title)

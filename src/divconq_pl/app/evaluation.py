@@ -76,11 +76,18 @@ def measure(
         ``test/marp``, ``test/reid_recall_at_<K>``, ``test/cross_camera_map``, ``test/cross_camera_cmc_<K>``,
         ``test/reranked_map`` and ``test/reranked_cmc_<K>``, as fractions in [0, 1];
         and what they are of: ``test/images`` and ``test/classes``, with ``test/queries`` where there is a gallery,
-        whose images the former are.
+        whose images the former are. Of a single class there are these only.
 
     Raises:
         InputError: if cameras are needed and not known.
     """
+    counts = {
+        "test/images": len(embeddings[-1]),
+        "test/classes": len(parts[-1].targets[: len(embeddings[-1])].unique()),
+    }
+    counts |= {"test/queries": len(embeddings[0])} if len(embeddings) > 1 else {}
+    if counts["test/classes"] == 1:
+        return {**counts}
     arguments = [x for rows, data in zip(embeddings, parts, strict=True) for x in (rows, data.targets[: len(rows)])]
     metrics = retrieval_metrics(
         *arguments, ks=recall_ks, map_at_r=map_at_r, nmi_runs=nmi_runs, marp=marp, reid_draws=reid_draws, seen=seen
@@ -96,9 +103,7 @@ def measure(
         for name, values in distances.items():
             found = reidentification_metrics(values, *described, ks=recall_ks)
             metrics |= {f"{name}_{metric}": value for metric, value in found.items()}
-    counts = {"images": len(embeddings[-1]), "classes": len(arguments[-1].unique())}
-    counts |= {"queries": len(embeddings[0])} if len(embeddings) > 1 else {}
-    return {f"test/{name}": value for name, value in (metrics | counts).items()}
+    return {f"test/{name}": value for name, value in metrics.items()} | counts
 
 
 def _list_cameras(embeddings: Sequence[Tensor], parts: Sequence[RetrievalDataset]) -> list[Tensor]:

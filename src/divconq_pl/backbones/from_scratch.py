@@ -30,16 +30,14 @@ def small(
         Backbone with ``8 * width`` features, for images of at least 8 x 8 pixels.
 
     Raises:
-        InputError: if there is no such file, or it does not fit.
+        InputError: if there is no such file, or it does not fit; if there is no such ``norm``, or groups of equal size
+            cannot be made.
 
     Example:
         >>> import torch
         >>> backbone = small()
         >>> backbone(torch.zeros(2, 1, 32, 32)).shape == (2, backbone.out_features)
         True
-
-    Raises:
-        InputError: if there is no such ``norm``, or groups of equal size cannot be made.
     """
     if norm not in ("batch", "group"):
         raise InputError(f"norm={norm!r} is unknown; choose 'batch' or 'group'")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,7 +31,7 @@ def timm_backbone(
     in_channels: int = 3,
     freeze_batchnorm: bool | None = None,
     grad_checkpointing: bool = False,
-    image_size: int | None = None,
+    image_size: int | Sequence[int] | None = None,
 ) -> Backbone:
     """Build a network of timm up to its pooled features.
 
@@ -43,8 +43,8 @@ def timm_backbone(
         in_channels: other than 3, the weights of the first convolution are adapted, as timm does it.
         freeze_batchnorm: see :class:`Backbone`; by default where there are trained weights.
         grad_checkpointing: see :class:`Backbone`.
-        image_size: height and width of the images in pixels, where the network is made for one size (vision
-            transformers: position embeddings are resampled to it); by default that of the weights.
+        image_size: height and width of the images in pixels, one number or two, where the network is made for one size
+            (vision transformers: position embeddings are resampled to it); by default that of the weights.
 
     Returns:
         Backbone whose ``out_features`` is the width of the pooled features: 384 for ViT-S.
@@ -56,9 +56,9 @@ def timm_backbone(
     timm = _import_timm()
     path = weights if weights is not None and looks_like_path(weights) else None
     full_name, config = _find(timm, name, None if path else weights)
-    options = {"num_classes": 0, "in_chans": in_channels}
+    options: dict[str, Any] = {"num_classes": 0, "in_chans": in_channels}
     if image_size is not None and config.get("fixed_input_size"):
-        options["img_size"] = image_size
+        options["img_size"] = image_size if isinstance(image_size, int) else tuple(image_size)
     network: Any = _build(timm, full_name, options, config if weights is not None and not path else None)
     if path:
         load_timm_weights(network, read_state_dict(path), path)
@@ -160,8 +160,10 @@ def _build(timm: ModuleType, name: str, options: dict[str, Any], trained: dict[s
         network: nn.Module = timm.create_model(name, pretrained=trained is not None, **options)
     except Exception as error:
         if trained is None and "img_size" in options:
+            size = options["img_size"]
+            height, width = (size, size) if isinstance(size, int) else size
             raise InputError(
-                f"{name} cannot be built for images of {options['img_size']} x {options['img_size']} pixels "
+                f"{name} cannot be built for images of {height} x {width} pixels "
                 f"({shorten_error(error)}): use its own size, image_size=null"
             ) from error
         if trained is None:

@@ -19,6 +19,7 @@ from divconq_pl.data.dataset import (
 )
 from divconq_pl.data.evaluation import EvaluationDataModule
 from divconq_pl.data.glyphs import Glyphs
+from divconq_pl.data.hugging_face import HuggingFace
 from divconq_pl.data.image_folder import ImageFolder
 from divconq_pl.data.inshop import InShop
 from divconq_pl.data.market1501 import Market1501
@@ -38,6 +39,7 @@ __all__ = [
     "EvaluationDataModule",
     "FileDataset",
     "Glyphs",
+    "HuggingFace",
     "ImageFolder",
     "InShop",
     "Market1501",

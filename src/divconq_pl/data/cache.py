@@ -91,7 +91,7 @@ class CachedDataset(RetrievalDataset):
         self._rows = data._rows
         self._cached = transform
         self._versions = np.zeros(len(data._files), dtype=np.uint64)
-        file_of, version = _FILE_OF.get(data._read, str), cache(_fingerprint)
+        file_of, version = _FILE_OF.get(_unwrap(data.read), str), cache(_fingerprint)
         for row in self._rows.tolist():
             self._versions[row] = version(file_of(data._files[row]))
         shape = self._pixels(int(self._rows[0])).shape
@@ -266,6 +266,9 @@ def _describe_pixels(data: FileDataset, transform: CacheableTransform) -> str:
     names = hashlib.sha256("\0".join(os.path.abspath(file) for file in data._files).encode(errors="surrogateescape"))
     libraries = [torch.__version__, torchvision.__version__, PIL.__version__, PIL.features.version("jpg")]
     options = data.read.keywords if isinstance(data.read, partial) else {}
-    read = data.read.func if isinstance(data.read, partial) else data.read
-    reader = f"{type(data).__qualname__} {read.__qualname__} {sorted(options.items())}"
+    reader = f"{type(data).__qualname__} {_unwrap(data.read).__qualname__} {sorted(options.items())}"
     return f"{FORMAT_VERSION} {reader} {names.hexdigest()} {transform.geometry!r} {libraries}"
+
+
+def _unwrap(read: Callable[[str], Image.Image]) -> Callable[..., Image.Image]:
+    return read.func if isinstance(read, partial) else read

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from divconq_pl.data.annotations import read_lines
 from divconq_pl.data.dataset import FileDataset, Splits
-from divconq_pl.data.decoding import read_rgb
-from divconq_pl.data.listed_parts import NOT_SPLIT, PARTS, Tested, get_tested, make_splits
+from divconq_pl.data.decoding import MAX_MEGAPIXELS, UnreadableImageError, check_limits, read_rgb
+from divconq_pl.data.listed_parts import NOT_SPLIT, PARTS, UNLABELLED, Tested, get_tested, make_splits
 from divconq_pl.data.samples import OnBadImage, check_on_bad_image, find_missing, find_unreadable
 from divconq_pl.errors import InputError
 
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels."""
 BOX = ("x1", "y1", "x2", "y2")
 COLUMNS = ("path", "label", "split", "camera", *BOX)
-UNLABELLED = "unlabelled"
-"""The class of images where no label is given."""
 
 
 class CsvFile:
@@ -40,10 +41,12 @@ class CsvFile:
         num_folds: number of folds.
         on_bad_image: ``"stop"`` with the name of the file when it is read, or ``"skip"``: decode every image once
             beforehand and leave out those that cannot be.
+        white_level: the value that is white in gray images of more than 8 bits; by default as their format says.
+        max_megapixels: the largest image that is read.
         seed: seed of the split.
 
     Raises:
-        InputError: if there is no such file.
+        InputError: if there is no such file, or an argument is out of range.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class CsvFile:
         fold: int | None = None,
         num_folds: int = 4,
         on_bad_image: OnBadImage = "stop",
+        white_level: float | None = None,
+        max_megapixels: float = MAX_MEGAPIXELS,
         seed: int = 0,
     ) -> None:
         self.root = Path(root).expanduser()
@@ -62,12 +67,14 @@ class CsvFile:
             state = "is a folder" if self.root.exists() else "does not exist"
             raise InputError(f"root={str(root)!r} {state}; give a CSV file with the columns path and label")
         check_on_bad_image(on_bad_image)
+        check_limits(white_level, max_megapixels)
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.fold = fold
         self.num_folds = num_folds
         self.on_bad_image = on_bad_image
         self.seed = seed
+        self._options: dict[str, Any] = {"white_level": white_level, "max_megapixels": max_megapixels}
 
     def splits(self) -> Splits:
         """Return training, validation and test part.
@@ -101,8 +108,10 @@ class CsvFile:
     def _read_parts(self) -> dict[str, FileDataset]:
         rows = _read_rows(self.root)
         files = [row.file for row in rows]
+        read: Callable[[str], Image.Image]
+        read = partial(read_rgb if all(row.image == row.file for row in rows) else read_cropped_rgb, **self._options)
         if self.on_bad_image == "skip":
-            bad = find_unreadable([row.image for row in rows], self.root, read_cropped_rgb)
+            bad = find_unreadable([row.image for row in rows], self.root, read)
             rows = [row for row in rows if row.image not in bad]
         elif gone := find_missing(files):
             raise InputError(
@@ -119,7 +128,7 @@ class CsvFile:
                 [row.image for row in chosen],
                 [number[row.label] for row in chosen],
                 classes,
-                read=read_cropped_rgb,
+                read=read,
                 groups=[cameras.index(row.camera) for row in chosen if row.camera is not None] or None,
                 group_names=cameras,
             )
@@ -135,23 +144,32 @@ class _Row(NamedTuple):
     camera: str | None
 
 
-def read_cropped_rgb(image: str) -> Image.Image:
+def read_cropped_rgb(
+    image: str, *, white_level: float | None = None, max_megapixels: float = MAX_MEGAPIXELS
+) -> Image.Image:
     """Decode an image, or the part of it that is named as ``<path>[x1,y1,x2,y2]``.
+
+    Args:
+        image: path of the file, and the box where there is one.
+        white_level: as for :func:`~divconq_pl.data.decoding.read_rgb`.
+        max_megapixels: likewise, of the whole image.
 
     Raises:
         InputError: if it cannot be read, or the box lies outside of it.
     """
     file, box = split_box(image)
-    whole = read_rgb(file)
+    whole = read_rgb(file, white_level=white_level, max_megapixels=max_megapixels)
     if box is None:
         return whole
     left, top, right, bottom = box
     if not (0 <= left < right <= whole.width and 0 <= top < bottom <= whole.height):
-        raise InputError(f"the box of {image!r} does not lie in the image of {whole.width} x {whole.height} pixels")
+        raise UnreadableImageError(
+            f"the box of {image!r} does not lie in the image of {whole.width} x {whole.height} pixels"
+        )
     return whole.crop(box)
 
 
-def split_box(image: str) -> tuple[str, tuple[int, int, int, int] | None]:
+def split_box(image: str) -> tuple[str, Box | None]:
     """Split what :func:`read_cropped_rgb` takes into the path of the file and the box."""
     file, bracket, box = image.rpartition("[")
     numbers = box.removesuffix("]").split(",")

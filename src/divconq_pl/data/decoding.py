@@ -96,6 +96,17 @@ def read_rgb(
         raise UnreadableImageError(f"cannot read the image '{printable(name or str(file))}': {error}") from error
 
 
+def check_limits(white_level: float | None, max_megapixels: float) -> None:
+    """Refuse values that :func:`read_rgb` cannot take.
+
+    Raises:
+        InputError: it names the value.
+    """
+    for name, value in (("white_level", white_level), ("max_megapixels", max_megapixels)):
+        if value is not None and not value > 0:
+            raise InputError(f"{name}={value} must be above 0")
+
+
 @contextmanager
 def open_image(file: str | Path | BinaryIO, max_megapixels: float = MAX_MEGAPIXELS) -> Iterator[Image.Image]:
     """Open an image without decoding its pixels.

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from divconq_pl.data.dataset import FileDataset, Splits
-from divconq_pl.data.decoding import MAX_MEGAPIXELS, image_extensions, printable, read_rgb
+from divconq_pl.data.decoding import MAX_MEGAPIXELS, check_limits, image_extensions, printable, read_rgb
 from divconq_pl.data.parts import LAYOUTS, descend, find_evaluated_parts, find_training_parts
 from divconq_pl.data.samples import (
     OnBadImage,
@@ -97,9 +97,7 @@ class ImageFolder:
             raise InputError("val_classes are listed without train_classes or test_classes; list one of these, too")
         if val_classes is not None and fold is not None:
             raise InputError(f"fold={fold} holds classes out for validation, but val_classes lists some; leave one out")
-        for name, value in (("white_level", white_level), ("max_megapixels", max_megapixels)):
-            if value is not None and not value > 0:
-                raise InputError(f"{name}={value} must be above 0")
+        check_limits(white_level, max_megapixels)
         self.train_classes, self.val_classes, self.test_classes = train_classes, val_classes, test_classes
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction

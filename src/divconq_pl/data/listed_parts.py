@@ -18,6 +18,8 @@ PARTS = ("train", "val", "test", "query", "gallery")
 """The names that a part may have."""
 NOT_SPLIT = "all"
 """What the part of images is called that no list has assigned to one."""
+UNLABELLED = "unlabelled"
+"""The class of images where no label is given."""
 
 
 def make_splits(

@@ -14,6 +14,9 @@ from divconq_pl.errors import InputError
 DISTRACTORS, JUNK = 0, -1
 """Identities of the gallery: images of nobody who is looked for; images that count as neither right nor wrong."""
 
+MARKET_FOLDERS = frozenset({"bounding_box_train", "bounding_box_test", "query"})
+"""The folders that hold its images."""
+
 _NAME = re.compile(r"(-1|\d+)_c(\d+)\D?.*\.(?:jpg|jpeg|png)", re.IGNORECASE)
 
 
@@ -40,6 +43,11 @@ class Market1501(Benchmark):
     def published_counts(self) -> dict[str, tuple[int, int]]:
         """Return nothing: data sets of several sizes are named alike."""
         return {}
+
+
+def is_named_by_camera(folder: Path) -> bool:
+    """Tell whether a folder holds images that are named as here: ``<identity>_c<camera>...``."""
+    return any(_NAME.fullmatch(name) for name in os.listdir(folder))
 
 
 def _read(places: Places) -> Parts:

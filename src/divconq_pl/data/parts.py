@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+from divconq_pl.data.market1501 import MARKET_FOLDERS, is_named_by_camera
 from divconq_pl.data.samples import list_folders, list_images
 from divconq_pl.errors import InputError
 
@@ -76,6 +77,11 @@ def _find_parts(root: Path) -> list[str]:
     folders = list_folders(root)
     parts = [name for name in PARTS if name in folders and list_folders(root / name) and not list_images(root / name)]
     if not parts and len(folders) > 1 and set(folders) <= {*PARTS, *_FLAT}:
+        if set(folders) >= MARKET_FOLDERS and all(is_named_by_camera(root / name) for name in MARKET_FOLDERS):
+            raise InputError(
+                f"{str(root)!r} is laid out as Market-1501, with identity and camera in the names of its files; use "
+                "dataset=market1501"
+            )
         raise InputError(
             f"{str(root)!r} has {' and '.join(folders)}, which are parts of a data set and not its classes, as "
             "re-identification has them; ImageFolder needs a folder for each class (identity) within train, query and "

@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from tqdm import tqdm
 
 from divconq_pl.data import RetrievalDataset
+from divconq_pl.data.csv_file import Box, read_cropped_rgb, split_box
 from divconq_pl.data.dataset import FileDataset
 from divconq_pl.data.decoding import UnreadableImageError, is_wide_colour, open_image, printable, read_rgb
 from divconq_pl.data.samples import join_first
@@ -90,7 +91,8 @@ def check_queries(tested: Sequence[RetrievalDataset]) -> None:
     query, gallery = tested
     if not (isinstance(query, FileDataset) and isinstance(gallery, FileDataset) and _is_ours(query.read)):
         return
-    repeated = _find_repeated(query.files, gallery.files)
+    located = [[_locate(image, part.read) for image in part.files] for part in (query, gallery)]
+    repeated = _find_repeated(*located)
     if repeated:
         warnings.warn(
             f"{len(repeated)} of {len(query)} queries are also in the gallery, where each finds itself, which raises "
@@ -116,32 +118,44 @@ def check_findable(parts: Sequence[RetrievalDataset], what: str, otherwise: str)
         )
 
 
-def check_tested(tested: Sequence[RetrievalDataset]) -> None:
+def check_tested(tested: Sequence[RetrievalDataset], *, exported: bool = False) -> None:
     """Look at the images of an evaluation, and say what makes its figures mean little.
 
     Args:
         tested: one data set, or query and gallery.
+        exported: whether their embeddings are written, for which they may be of a single class.
 
     Raises:
-        InputError: if they cannot be read, or none can be found.
+        InputError: if they cannot be read, none can be found, or there is nothing to measure and nothing to write.
     """
-    check_findable(tested, "to evaluate on", "bring two or more of some classes")
-    if len(labels := tested[-1].targets.unique()) == 1:
-        warnings.warn(
-            f"all images are of one class, {tested[-1].classes[int(labels[0])]!r}, so every figure is 100 % whatever "
-            "the network; export=FILE writes the embeddings",
-            stacklevel=2,
+    labels = tested[-1].targets.unique()
+    if len(labels) > 1:
+        check_findable(tested, "to evaluate on", "bring two or more of some classes")
+    elif not exported:
+        raise InputError(
+            f"all images are of one class, {tested[-1].classes[int(labels[0])]!r}, so there is nothing to measure: "
+            "each finds its own class, whatever the network; export=FILE writes their embeddings"
         )
     check_images(tested)
     check_queries(tested)
 
 
+def _unwrap(read: Callable[[str], Image.Image]) -> Callable[..., Image.Image]:
+    return read.func if isinstance(read, partial) else read
+
+
 def _is_ours(read: Callable[[str], Image.Image]) -> bool:
-    return (read.func if isinstance(read, partial) else read) is read_rgb
+    return _unwrap(read) in (read_rgb, read_cropped_rgb)
 
 
-def _look_at(file: str, read: Callable[[str], Image.Image]) -> _Look:
+def _locate(image: str, read: Callable[[str], Image.Image]) -> tuple[str, Box | None]:
+    """Return the file that holds an image, and the box of it that is seen."""
+    return split_box(image) if _unwrap(read) is read_cropped_rgb else (image, None)
+
+
+def _look_at(name: str, read: Callable[[str], Image.Image]) -> _Look:
     options = read.keywords if isinstance(read, partial) else {}
+    file, box = _locate(name, read)
     try:
         with open(file, "rb") as stream:
             size = stream.seek(0, os.SEEK_END)
@@ -151,10 +165,11 @@ def _look_at(file: str, read: Callable[[str], Image.Image]) -> _Look:
             with open_image(stream, options.get("max_megapixels", float("inf"))) as image:
                 is_wide = is_wide_colour(image) or image.mode[0] in "IF"
                 is_whole = _ENDS.get(str(image.format), b"") in tail
+                is_inside = box is None or (box[2] <= image.width and box[3] <= image.height)
                 is_small = image.format in _UNCOMPRESSED or size < 4096 + 0.05 * image.width * image.height
-        if is_whole and not is_wide and not is_small:
+        if is_whole and is_inside and not is_wide and not is_small:
             return _Look()
-        levels: Any = read(file).getextrema()
+        levels: Any = read(name).getextrema()
     except UnreadableImageError as error:
         return _Look(error)
     except Exception as error:  # whatever Pillow fails with; reading it gives the same with the file's name
@@ -168,7 +183,7 @@ def _refuse_dark(levels: dict[str, int], readers: dict[str, Callable[[str], Imag
     if not levels or max(levels.values()) >= DARK:
         return
     file = max(levels, key=lambda file: levels[file])
-    with open_image(file) as image:
+    with open_image(_locate(file, readers[file])[0]) as image:
         highest = None if is_wide_colour(image) else float(np.asarray(image).max())
     used = next((bits for bits in (8, 10, 12, 14) if highest is not None and highest < 2**bits), None)
     remedy = "convert them to 8 bits" if used is None else f"give dataset.white_level={2**used - 1}"
@@ -179,11 +194,11 @@ def _refuse_dark(levels: dict[str, int], readers: dict[str, Callable[[str], Imag
     )
 
 
-def _find_repeated(query: Sequence[str], gallery: Sequence[str]) -> list[str]:
-    """Return the queries whose bytes are also in the gallery; only files of one size are read."""
-    sizes = {os.path.getsize(file) for file in gallery} & {os.path.getsize(file) for file in query}
-    known = {_digest(file) for file in gallery if os.path.getsize(file) in sizes}
-    return [file for file in query if os.path.getsize(file) in sizes and _digest(file) in known]
+def _find_repeated(query: Sequence[tuple[str, Box | None]], gallery: Sequence[tuple[str, Box | None]]) -> list[str]:
+    """Return the files of queries whose bytes and box are also in the gallery; only files of one size are read."""
+    sizes = {os.path.getsize(file) for file, _ in gallery} & {os.path.getsize(file) for file, _ in query}
+    known = {(_digest(file), box) for file, box in gallery if os.path.getsize(file) in sizes}
+    return [file for file, box in query if os.path.getsize(file) in sizes and (_digest(file), box) in known]
 
 
 def _digest(file: str) -> bytes:
