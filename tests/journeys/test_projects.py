@@ -402,6 +402,24 @@ class PooledOutside(Project):
         return self.loss(self(batch[0]), batch[1])
 
 
+class PooledOverTime(PooledOutside):
+    """Frames of a recording, pooled by a function; there are more of them than coordinates, or as many."""
+
+    frames = WIDTH + 4
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Unflatten(1, (12, 1)), nn.Conv1d(12, 20, 1), nn.ReLU())
+        self.head = nn.Conv1d(20, WIDTH, 1)
+
+    def forward(self, x):
+        return self.head(self.backbone(x).expand(-1, -1, self.frames)).mean(2)
+
+
+class AsManyFrames(PooledOverTime):
+    frames = WIDTH
+
+
 class Bypassed(Project):
     """``forward`` classifies, as for a demonstration; the training does without it."""
 
@@ -419,6 +437,14 @@ class Bypassed(Project):
 class Embeds(Unique):
     def embed(self, module, batch):
         return module.backbone(batch[0])[:, :7]
+
+
+@pytest.mark.parametrize("project", [PooledOverTime, AsManyFrames])
+@pytest.mark.parametrize("subspaces", ["fixed", "zeroed"])
+def test_coordinates_may_come_before_time(project, subspaces, caplog):
+    _, batches = fit(Unique(subspaces=subspaces), project(), max_epochs=3)
+    assert_divided(batches, [1, 2])
+    assert not any("is masked" in line for line in lines(caplog))
 
 
 @pytest.mark.parametrize(

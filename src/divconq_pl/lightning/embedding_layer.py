@@ -81,7 +81,8 @@ def find_embedding(module: nn.Module, name: str | None, trace: Trace | None) -> 
             )
         return Embedding(*taken, consumers=unseen)
     values = call.outputs[0]
-    width = values.shape[embedding_dim(values)]
+    goal = trace.given[0].shape[-1] if trace.given else None
+    width = values.shape[embedding_dim(values, call.module, goal)]
     if name is not None and call.module is not layer:
         gives = f"{taken[2]} wide, " if taken else ""
         raise InputError(

@@ -208,7 +208,8 @@ def choose_call(trace: Trace, layer: nn.Module | None, *, is_named: bool, is_wan
     if trace.given:
         goal = trace.given[0]
         width = goal.shape[-1]
-        if calls and _fits(calls[0], None if is_wanted else width) and trace.reaches(goal, outputs):
+        fits = bool(calls) and (calls[0].gives_tensor if is_wanted else _fits(calls[0], width))
+        if fits and trace.reaches(goal, outputs):
             return calls[0]
         return _nearest(trace, goal, width)
     for scores in trace.scores if not is_named else ():
@@ -256,7 +257,7 @@ def _fits(call: Call, width: int | None) -> bool:
         return False
     values = call.outputs[0]
     is_vector = values.ndim == 2 if width is None else values.ndim in (2, 3, 4)
-    return is_vector and width in (None, values.shape[embedding_dim(values)])
+    return is_vector and width in (None, values.shape[embedding_dim(values, call.module, width)])
 
 
 def _walk(start: Any, stop: Callable[[Any], bool]) -> None:
