@@ -58,7 +58,7 @@ class Witness(pl.Callback):
 
     def on_after_backward(self, trainer, module):
         change = self.weight(module).grad - self.gradient
-        self.batches[-1]["rows"] += change.abs().sum(1).nonzero().flatten().tolist()
+        self.batches[-1]["rows"] += change.abs().flatten(1).sum(1).nonzero().flatten().tolist()
 
     @staticmethod
     def weight(module):

@@ -12,7 +12,7 @@ from pytorch_metric_learning import losses
 from torch import nn
 from torch.utils.data import DataLoader
 from toys import CLASSES, WIDTH, PlainModule, Vectors, loader, same, trainer, weights
-from witnesses import masks_of
+from witnesses import assert_divided, fit, masks_of
 
 from divconq_pl import DivideConquerCallback, DivideConquerModule, InputError, LearnedSubspaces
 
@@ -272,6 +272,26 @@ class Counts(pl.Callback):
 
     def on_train_batch_end(self, *_):
         self.graphs.after.append(self.graphs.count)
+
+
+class Scored(PlainModule):
+    """Also classifies, so that the embedding leaves its layer masked."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = nn.Linear(WIDTH, CLASSES)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self.classifier(self(batch[0])), batch[1])
+
+
+def test_what_was_compiled_in_an_earlier_training_is_not_used_again():
+    torch.compiler.reset()
+    trainer(max_epochs=1).fit(torch.compile(Scored(), backend=Graphs()), loader())
+    callback = DivideConquerCallback(split_depth=1, every_n_epochs=1, merge_at=None)
+    _, batches = fit(callback, torch.compile(Scored(), backend=Graphs()), max_epochs=3)
+    torch.compiler.reset()
+    assert_divided(batches, [1, 2])
 
 
 @pytest.mark.parametrize("part", ["module", "backbone", "loss"])

@@ -151,6 +151,26 @@ class SelfSupervised(Project):
         return F.cross_entropy(a @ b.T / 0.2, torch.arange(len(a)))
 
 
+class Projected(Project):
+    """A loss of the library behind a projector, which is as wide as the embedding that is kept, or not."""
+
+    named, width = "head", WIDTH
+
+    def __init__(self):
+        super().__init__()
+        self.projector = nn.Sequential(nn.Linear(WIDTH, 20), nn.ReLU(), nn.Linear(20, self.width))
+        self.loss, self.seen = losses.SupConLoss(), set()
+
+    def training_step(self, batch, batch_idx):
+        projected = self.projector(self(batch[0]))
+        self.loss.register_forward_pre_hook(lambda _, given: self.seen.add(given[0].shape[1]))
+        return self.loss(projected, batch[1])
+
+
+class ProjectedNarrowly(Projected):
+    width = 8
+
+
 class Queue(Project):
     """A queue of past embeddings and an encoder that follows by momentum."""
 
@@ -205,7 +225,18 @@ class FlipsInEvaluation(PlainModule):
         return z if self.training else (z + super().forward(x.flip(-1))) / 2
 
 
-MASKED = (ReIdentification, ClassifierOnly, Landmarks, LabelsInForward, Whales, SelfSupervised, Queue, LossOfTheMoment)
+MASKED = (
+    ReIdentification,
+    ClassifierOnly,
+    Landmarks,
+    LabelsInForward,
+    Whales,
+    SelfSupervised,
+    Queue,
+    LossOfTheMoment,
+    Projected,
+    ProjectedNarrowly,
+)
 SLICED = (Speakers, Auxiliary, FlipsInEvaluation)
 
 
@@ -221,6 +252,8 @@ def test_each_learner_trains_its_own_subspace(project, subspaces, caplog):
         assert all(len(set(batch["rows"])) <= WIDTH // 2 for batch in batches if batch["phase"] == "divided")
     assert sum("it is masked" in line for line in lines(caplog)) == (project in MASKED)
     assert callback.subspaces.width == WIDTH
+    if isinstance(module, Projected):
+        assert module.seen == {module.width}
 
 
 def test_the_consumer_is_named(caplog):
@@ -369,6 +402,24 @@ class PooledOutside(Project):
         return self.loss(self(batch[0]), batch[1])
 
 
+class PooledOverTime(PooledOutside):
+    """Frames of a recording, pooled by a function; there are more of them than coordinates, or as many."""
+
+    frames = WIDTH + 4
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Unflatten(1, (12, 1)), nn.Conv1d(12, 20, 1), nn.ReLU())
+        self.head = nn.Conv1d(20, WIDTH, 1)
+
+    def forward(self, x):
+        return self.head(self.backbone(x).expand(-1, -1, self.frames)).mean(2)
+
+
+class AsManyFrames(PooledOverTime):
+    frames = WIDTH
+
+
 class Bypassed(Project):
     """``forward`` classifies, as for a demonstration; the training does without it."""
 
@@ -386,6 +437,14 @@ class Bypassed(Project):
 class Embeds(Unique):
     def embed(self, module, batch):
         return module.backbone(batch[0])[:, :7]
+
+
+@pytest.mark.parametrize("project", [PooledOverTime, AsManyFrames])
+@pytest.mark.parametrize("subspaces", ["fixed", "zeroed"])
+def test_coordinates_may_come_before_time(project, subspaces, caplog):
+    _, batches = fit(Unique(subspaces=subspaces), project(), max_epochs=3)
+    assert_divided(batches, [1, 2])
+    assert not any("is masked" in line for line in lines(caplog))
 
 
 @pytest.mark.parametrize(
@@ -478,7 +537,6 @@ class Unreached(PlainModule):
         (Sums, DataLoader(Identities(), batch_size=8, collate_fn=Identities.collate), {}, "32 labels for 8 indices"),
         (Sums, loader(SeveralLabels()), {}, r"labels of shape \(16, 24\) for 16 items; .*one class for each"),
         (TwoViews, loader(Views()), {}, r"labels of shape \(16, 12\) for 16 items.*batch_labels"),
-        (PlainModule, loader(), {"embedding": "backbone"}, "20 wide, .* is 16 wide and comes from 'head'"),
         (Unreached, loader(), {"embedding": "embedding"}, "8 wide, .* is 16 wide and comes from 'head'"),
         (PlainModule, loader(), {"weight_dims": {"Centres": {"c": 0}}}, "names 'Centres', and PlainModule has no"),
     ],
@@ -538,6 +596,37 @@ def test_a_module_that_steps_its_optimisers_by_itself_is_rehearsed_without_a_ste
     callback = Unique()
     trainer(callback, max_epochs=2).fit(Adversarial(), loader())
     assert callback._learners.name == "head"
+
+
+class OwnRate(Whales):
+    """Centres with an optimiser of their own, whose gradients are scaled before its step."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.classifier = nn.Linear(WIDTH, CLASSES)
+
+    def configure_optimizers(self):
+        network = [p for name, p in self.named_parameters() if "centre" not in name]
+        return torch.optim.Adam(network, lr=1e-2), torch.optim.SGD(self.centre.parameters(), lr=0.5)
+
+    def training_step(self, batch, batch_idx):
+        optimizers, z = self.optimizers(), self(batch[0])
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.manual_backward(F.cross_entropy(self.classifier(z), batch[1]) + 0.1 * self.centre(batch[1], z))
+        for centres in self.centre.parameters():
+            centres.grad *= 10
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def test_a_step_that_uses_its_gradients_is_rehearsed(caplog):
+    callback = Unique()
+    _, batches = fit(callback, OwnRate(), max_epochs=3)
+    assert callback._learners.name == "head"
+    assert not any("cannot be tried out" in line for line in lines(caplog))
+    assert_divided(batches, [1, 2])
 
 
 class JoinsLater(ReIdentification):

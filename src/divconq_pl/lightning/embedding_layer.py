@@ -30,6 +30,7 @@ class Embedding:
         width: width of what it gives.
         consumers: what consumes the embedding, in words.
         has_unknown: whether something does that is no loss that can be narrowed.
+        feeds_losses: whether the known losses are given the embedding, and not what another layer makes of it.
         norms: batch normalisations that the embedding goes into.
         is_traced: whether that was seen in a training step.
     """
@@ -39,6 +40,7 @@ class Embedding:
     width: int
     consumers: str
     has_unknown: bool = False
+    feeds_losses: bool = True
     norms: Sequence[nn.Module] = ()
     is_traced: bool = False
 
@@ -66,7 +68,8 @@ def find_embedding(module: nn.Module, name: str | None, trace: Trace | None) -> 
     if trace is None:
         assert taken is not None
         return Embedding(*taken, consumers=unseen)
-    call = choose_call(trace, layer, is_named=name is not None or (taken is not None and taken[0] == "embedding"))
+    is_named = name is not None or (taken is not None and taken[0] == "embedding")
+    call = choose_call(trace, layer, is_named=is_named, is_wanted=name is not None)
     if call is None:
         if failure is not None:
             raise failure
@@ -78,7 +81,8 @@ def find_embedding(module: nn.Module, name: str | None, trace: Trace | None) -> 
             )
         return Embedding(*taken, consumers=unseen)
     values = call.outputs[0]
-    width = values.shape[embedding_dim(values)]
+    goal = trace.given[0].shape[-1] if trace.given else None
+    width = values.shape[embedding_dim(values, call.module, goal)]
     if name is not None and call.module is not layer:
         gives = f"{taken[2]} wide, " if taken else ""
         raise InputError(
@@ -92,6 +96,7 @@ def find_embedding(module: nn.Module, name: str | None, trace: Trace | None) -> 
         width,
         describe_consumers(trace, call.module, module),
         trace.loss is not None and trace.reaches(trace.loss, outputs, around=trace.results),
+        trace.is_given(outputs),
         find_norms(trace, call.module, width),
         is_traced=True,
     )

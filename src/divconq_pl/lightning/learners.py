@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.optim import Optimizer
@@ -110,15 +111,17 @@ class Learners:
         self._backbone = find_backbone_parameters(pl_module, self.layer)
         self.subspaces = subspaces = self._make(width, split_depth).to(pl_module.device)
         self._mask = OutputMask(self.layer, subspaces)
+        torch.compiler.reset()  # code that was compiled before is not made anew for hooks, and would run without them
         self._handles = self._mask.attach(found.norms)
-        if self.find_heads(pl_module):
+        narrows = found.feeds_losses and bool(self.find_heads(pl_module))
+        if narrows:
             self._handles += narrow_losses(pl_module, subspaces, self._weight_dims)
             if found.has_unknown:
                 self.mask_output()
         else:
             self.mask_output()
         if self._isolated:
-            losses = find_loss_slices(pl_module, width, self._weight_dims)
+            losses = find_loss_slices(pl_module, width, self._weight_dims) if narrows else []
             self._handles += isolate(trainer.optimizers, find_embedding_slices(self.layer, losses), subspaces)
         self._optimizer = None
         if any(True for _ in subspaces.parameters()):

@@ -202,7 +202,8 @@ class Rehearsal:
             finally:
                 handle.remove()
                 watch.watches = False
-            if isinstance(loss, Tensor) and loss.requires_grad and outputs:
+            stepped = not self.pl_module.automatic_optimization  # has gone back by itself
+            if isinstance(loss, Tensor) and loss.requires_grad and outputs and not stepped:
                 torch.autograd.grad(loss, [output for output in outputs if output.requires_grad], allow_unused=True)
             return watch.leaks
 

@@ -18,8 +18,9 @@ from divconq_pl.lightning.reading import tensors_in
 from divconq_pl.losses.masking import embedding_dim
 
 _PARTS = (BaseMetricLossFunction, BaseMiner)
-_MIXING = ("Mm", "Addmm", "Bmm", "Baddbmm", "Linear", "Convolution", "Mv", "Dot", "Cdist", "Mean", "Sum")
-"""What the names of operations begin with after which a coordinate is another one's."""
+_PRODUCTS = ("Mm", "Addmm", "Bmm", "Baddbmm", "Linear", "Convolution", "Mv", "Dot", "Cdist")
+_MIXING = (*_PRODUCTS, "Mean", "Sum")
+"""What the names of operations begin with after which a coordinate is another one's (after a sum, unless it pools)."""
 
 
 @dataclass(eq=False)
@@ -92,6 +93,18 @@ class Trace:
 
         _walk(tensor.grad_fn, stop)
         return bool(met)
+
+    def is_given(self, outputs: Collection[Tensor]) -> bool:
+        """Tell whether losses are given one of ``outputs``, perhaps pooled or normalised, and not a function of it."""
+        goals, met = {output.grad_fn for output in outputs}, [all(given.grad_fn is None for given in self.given)]
+
+        def stop(node: Any) -> bool:
+            met.append(node in goals)
+            return node in goals or type(node).__name__.startswith(_PRODUCTS)
+
+        for given in self.given:
+            _walk(given.grad_fn, stop)
+        return any(met)
 
     def consumers(self, outputs: list[Tensor]) -> list[Call]:
         """Return the calls that were given one of these tensors, or what was computed from it without a module."""
@@ -180,20 +193,23 @@ def tracing(module: nn.Module, known: Collection[nn.Module] = ()) -> Iterator[Tr
             handle.remove()
 
 
-def choose_call(trace: Trace, layer: nn.Module | None, *, is_named: bool) -> Call | None:
+def choose_call(trace: Trace, layer: nn.Module | None, *, is_named: bool, is_wanted: bool = False) -> Call | None:
     """Return the call of the layer that gives what the losses are given; None if nothing tells.
 
     Args:
         trace: of a training step.
         layer: the layer that is taken if nothing speaks against it, None if there is none.
         is_named: whether its name says that it gives the embedding.
+        is_wanted: whether the user has named it: then it need not be the last one before the losses, as one in front of
+            a projector.
     """
     calls = [] if layer is None else trace.of(layer)
     outputs = [output for call in calls for output in call.outputs]
     if trace.given:
         goal = trace.given[0]
         width = goal.shape[-1]
-        if calls and _fits(calls[0], width) and trace.reaches(goal, outputs):
+        fits = bool(calls) and (calls[0].gives_tensor if is_wanted else _fits(calls[0], width))
+        if fits and trace.reaches(goal, outputs):
             return calls[0]
         return _nearest(trace, goal, width)
     for scores in trace.scores if not is_named else ():
@@ -241,7 +257,7 @@ def _fits(call: Call, width: int | None) -> bool:
         return False
     values = call.outputs[0]
     is_vector = values.ndim == 2 if width is None else values.ndim in (2, 3, 4)
-    return is_vector and width in (None, values.shape[embedding_dim(values)])
+    return is_vector and width in (None, values.shape[embedding_dim(values, call.module, width)])
 
 
 def _walk(start: Any, stop: Callable[[Any], bool]) -> None:

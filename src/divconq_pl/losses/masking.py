@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from divconq_pl.core.subspaces import Subspaces
 from divconq_pl.losses.hooks import Hook, Removable
@@ -27,7 +28,7 @@ class OutputMask:
     active subspace (or the values times the active mask, where masks are learned).
 
     Args:
-        layer: gives the embedding, in its last dimension, or in its second where that is a map of features.
+        layer: gives the embedding, see :func:`embedding_dim`.
         subspaces: the subspaces, and which one is active.
 
     Attributes:
@@ -50,7 +51,7 @@ class OutputMask:
         def look(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
             if not self._subspaces.narrows or not isinstance(output, Tensor):
                 return output
-            dim = embedding_dim(output)
+            dim = embedding_dim(output, self._layer, self._subspaces.width)
             if self._subspaces.masks_output:
                 return self._subspaces.mask(output, dim)
             if output.requires_grad and not torch.compiler.is_compiling():
@@ -89,9 +90,20 @@ def share_outside(gradient: Tensor, outside: Tensor, dim: int) -> float:
     return float(sizes[outside].max()) / greatest if greatest > 0 and bool(outside.any()) else 0.0
 
 
-def embedding_dim(values: Tensor) -> int:
-    """Return which dimension is the embedding's: the second of maps of features, otherwise the last."""
-    return 1 if values.ndim == 4 else values.ndim - 1
+def embedding_dim(values: Tensor, layer: nn.Module, width: int | None = None) -> int:
+    """Return which dimension of what a layer gives is the embedding's.
+
+    Args:
+        values: what it gives. In maps, and in sequences that a convolution gives, channels come first, otherwise last.
+        layer: the layer.
+        width: width of the embedding, if that is known: where channels are not that many, they are elsewhere.
+    """
+    last = values.ndim - 1
+    kinds = (_ConvNd, _BatchNorm, nn.Linear, nn.LayerNorm)
+    ends = [isinstance(part, (_ConvNd, _BatchNorm)) for part in layer.modules() if isinstance(part, kinds)]
+    first = values.ndim == 4 or (values.ndim == 3 and ends[-1:] == [True])
+    dims = (1, last) if first else (last, 1)
+    return next((dim for dim in dims if dim <= last and values.shape[dim] == width), dims[0])
 
 
 def _along(vector: Tensor, values: Tensor, dim: int) -> Tensor:

@@ -67,7 +67,13 @@ def run_training_step(trainer: pl.Trainer, pl_module: pl.LightningModule, batch:
     numbered = is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2)
     arguments = (batch, 0) if numbered else (batch,)
     losses: list[Tensor] = []
-    vars(pl_module)["manual_backward"] = lambda loss, *args, **kwargs: losses.append(loss)
+
+    def backward(loss: Tensor, *args: Any, **kwargs: Any) -> None:  # the step may go on with its gradients
+        losses.append(loss)
+        if loss.requires_grad:
+            loss.backward(*args, **{**kwargs, "retain_graph": True})
+
+    vars(pl_module)["manual_backward"] = backward
     with torch.enable_grad(), trainer.precision_plugin.train_step_context():
         output = pl_module.training_step(*arguments)
     if losses:
