@@ -238,7 +238,7 @@ def test_weights_of_another_network_are_refused_with_the_first_differences(tmp_p
     torch.save({**state, "conv1.0.weight": torch.zeros(24, 1, 3, 3)}, path)
     with pytest.raises(InputError, match=r": conv1\.0\.weight is \(24, 1, 3, 3\), not \(24, 3, 3, 3\) \(1 "):
         torchvision_backbone(LITTLE, str(path))
-    torch.save({"state_dict": state, "epoch": 3}, path)
+    torch.save({"of_the_teacher": state, "epoch": 3}, path)
     with pytest.raises(InputError, match=r"conv1\.0\.weight is missing; .*; .* differences in all"):
         torchvision_backbone(LITTLE, str(path))
 
