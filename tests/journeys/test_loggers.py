@@ -13,7 +13,7 @@ SETTINGS = [
     *("dataset=glyphs", "dataset.num_classes=24", "dataset.size=16", "data.batch_size=16", "trainer.max_epochs=2"),
     *("divide={warmup_epochs: 0, every_n_epochs: 1}", "trainer.enable_progress_bar=false", "hydra.run.dir=run"),
 ]
-PICTURES = {"clusters", "gallery", "tree"}
+PICTURES = {"clusters", "curves", "gallery", "tree"}
 
 
 @pytest.fixture
