@@ -88,9 +88,9 @@ def main(cfg: DictConfig) -> float:
         report_run(folder, cfg, data, collect_notes(trainer))  # of what there is
         raise
     notes = collect_notes(trainer)  # the test restores those of the best epoch
-    pictures.draw_curves(folder / "pictures", notes)
     if isinstance(divide, DivideConquerCallback):
         pictures.draw_divisions(folder / "pictures", data.splits.train, divide)
+    pictures.draw_curves(folder / "pictures", notes)
 
     best_path = best.best_model_path if best else ""  # also empty if validation is switched off
     embeddings, metrics, answers = test(cfg, trainer, module, data, best_path)
