@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch, Rectangle
@@ -17,17 +16,14 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
 
-from divconq_pl.app.plots import gallery, montage, save_figure, tree
+from divconq_pl.app.plots import curves, gallery, montage, save_figure, tree
+from divconq_pl.app.plots.montage import square
 from divconq_pl.errors import InputError
 
 
 def grey(index: int) -> NDArray[np.uint8]:
     """Draw image i in the grey i, so that a picture tells which image it shows."""
     return np.full((20, 20), index, dtype=np.uint8)
-
-
-def shade(axes: Axes) -> int:
-    return int(np.asarray(axes.images[0].get_array())[100, 100, 0])
 
 
 def assert_texts_apart_and_inside(figure: Figure) -> None:
@@ -45,7 +41,14 @@ def assert_texts_apart_and_inside(figure: Figure) -> None:
 
 def division(epoch: int, sizes: list[int], parents: list[int], nmi: float | None = 0.5) -> dict[str, Any]:
     classes = [2] * len(sizes)
-    return {"epoch": epoch, "sizes": sizes, "classes": classes, "moved": 1234, "nmi": nmi, "parents": parents}
+    return {
+        "epoch": epoch,
+        "sizes": sizes,
+        "classes": classes,
+        "moved": sum(sizes) // 8,
+        "nmi": nmi,
+        "parents": parents,
+    }
 
 
 def boxes_by_row(figure: Figure) -> list[list[Rectangle]]:
@@ -64,19 +67,32 @@ def bands(figure: Figure) -> list[tuple[float, float, float, float]]:
     return [(v[0, 0], v[-2, 0], v[3, 0], v[4, 0]) for v in corners]
 
 
+def cells_of(figure: Figure) -> list[tuple[int, str, str]]:
+    """Return the grey, the frame's colour and the label of each image of a gallery, row by row."""
+    page = np.asarray(figure.axes[0].images[0].get_array())
+    cells = []
+    for text in figure.axes[0].texts:
+        if text.get_gid() == "name":
+            x, y = round(150 * text.get_position()[0]), round(150 * (text.get_position()[1] - 0.56))
+            cells.append((int(page[y, x, 0]), to_hex(page[y, x - 73] / 255), text.get_text()))
+    return cells
+
+
+def texts_of(figure: Figure, kind: str) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts if text.get_gid() == kind]
+
+
 def test_gallery_frames_and_marks_right_and_wrong_neighbours():
     names = [f"class_{i}" for i in range(100)]
     neighbours = torch.tensor([[10, 20, 30], [40, 50, 60]])
     hits = torch.tensor([[True, False, True], [False, False, True]])
-    figure = gallery(grey, names, [5, 6], neighbours, hits)
+    figure = gallery(grey, names, [5, 6], neighbours, hits, distances=neighbours / 100)
 
-    cells = figure.axes
-    assert [shade(axes) for axes in cells] == [5, 10, 20, 30, 6, 40, 50, 60]
-    assert [axes.get_xlabel() for axes in cells[:3]] == ["class 5", "class 10", "class 20"]
-    assert [axes.get_title() for axes in cells] == ["query", "1", "2", "3", "", "", "", ""]
-    marks = ["".join(text.get_text() for text in axes.texts) for axes in cells]
-    assert marks == ["", "✓", "✗", "✓", "", "✗", "✗", "✓"]
-    frames = [to_hex(axes.spines["left"].get_edgecolor()) for axes in cells]
+    greys, frames, labels = zip(*cells_of(figure), strict=True)
+    assert greys == (5, 10, 20, 30, 6, 40, 50, 60)
+    assert labels[:3] == ("class 5", "class 10\n0.10", "class 20\n0.20")
+    assert texts_of(figure, "column") == ["query", "1", "2", "3"]
+    assert texts_of(figure, "mark") == ["✓", "✗", "✓", "✗", "✗", "✓"]
     assert len(set(frames)) == 3
     assert frames[1] == frames[3] == frames[7]
     assert frames[2] == frames[5] == frames[6]
@@ -93,8 +109,43 @@ def test_gallery_takes_neighbours_from_another_set():
         gallery_images=lambda index: grey(100 + index),
         gallery_names=["left", "right"],
     )
-    assert [shade(axes) for axes in figure.axes] == [3, 100, 101]
-    assert [axes.get_xlabel() for axes in figure.axes] == ["query set", "left", "right"]
+    greys, _, labels = zip(*cells_of(figure), strict=True)
+    assert greys == (3, 100, 101)
+    assert labels == ("query set", "left", "right")
+
+
+def test_a_long_name_is_not_cut_before_the_word_that_distinguishes_it():
+    names = [f"a bird whose name is long enough for three lines and ends in {end}" for end in ("red", "blue")]
+    labels = texts_of(gallery(grey, names, [0], [[1]], [[False]]), "name")
+    assert [label.split()[-1] for label in labels] == ["red", "blue"]
+
+
+def test_curves_show_loss_and_validation_with_divisions_marked():
+    epochs = [
+        {"epoch": 0, "losses": {-1: 2.0}, "batches": {-1: 5}, "metrics": {"val/recall_at_1": 0.5}},
+        {"epoch": 1, "losses": {0: 1.0, 1: 4.0}, "batches": {0: 2, 1: 1}, "metrics": {"val/recall_at_1": 0.6}},
+        {"epoch": 2, "losses": {}, "batches": {}, "metrics": {}},
+    ]
+    figure = curves(epochs, [1])
+    loss, recall = (axes.lines[0] for axes in figure.axes)
+    assert np.asarray(loss.get_ydata())[:2].tolist() == [2.0, 2.0], "mean over batches, not over learners"
+    assert list(recall.get_ydata()) == [0.5, 0.6]
+    marked = [line.get_xdata()[0] for line in figure.axes[0].lines if str(line.get_gid()).startswith("division")]
+    assert marked == [0.5]
+    with pytest.raises(InputError, match="without an epoch"):
+        curves([])
+
+
+def test_clusters_have_the_colours_of_the_tree_and_say_their_classes():
+    figure = montage(grey, [0, 0, 1, 1], classes=[3, 4, 5, 5])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "cluster 0  ·  2 images, 2 classes",
+        "cluster 1  ·  2 images, 1 class",
+    ]
+    boxes = boxes_by_row(tree([division(2, [600, 400], [0, 0])]))[1]
+    for axes, box in zip(figure.axes, boxes, strict=True):
+        frame = np.asarray(axes.images[0].get_array())[0, 0] / 255
+        assert frame == pytest.approx(box.get_facecolor()[:3], abs=0.01)
 
 
 def test_long_class_names_stay_in_their_column():
@@ -121,9 +172,10 @@ def test_long_class_names_stay_in_their_column():
 )
 def test_any_kind_of_image_can_be_shown(image: Any):
     figure = gallery(lambda index: image, ["a", "b"], [0], [[1]], [[True]])
-    picture = np.asarray(figure.axes[1].images[0].get_array())
-    assert picture.shape[0] == picture.shape[1]
-    assert picture[96, 96].tolist() == [128, 128, 128]
+    assert [shade for shade, _, _ in cells_of(figure)] == [128, 128]
+    picture = square(image, 100)
+    assert picture.shape == (100, 100, 3)
+    assert picture[50, 50].tolist() == [128, 128, 128]
     assert picture[0, 0].tolist() == [255, 255, 255] or picture[0, 0].tolist() == [128, 128, 128]
 
 
@@ -201,7 +253,7 @@ def test_tree_has_a_row_for_the_start_each_division_and_the_end():
     for said in ("start", "epoch 2", "epoch 4", "epoch 6", "epoch 9", "600", "350", "1,000 images"):
         assert said in texts
     assert "2 clusters" in texts
-    assert "4 clusters\n1,234 moved, NMI 0.87" in texts
+    assert "4 clusters\n12 % moved, NMI 0.87" in texts
     assert_texts_apart_and_inside(figure)
     assert len(boxes_by_row(tree(HISTORY))) == 4
 

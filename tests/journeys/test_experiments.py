@@ -310,7 +310,7 @@ def check_table(out, name, run, tested):
 @pytest.fixture
 def without_pictures(monkeypatch):
     """Leave out what takes most of the time of a tiny run, and is tested with others."""
-    for name in ("draw_divisions", "draw_gallery"):
+    for name in ("draw_curves", "draw_divisions", "draw_gallery"):
         monkeypatch.setattr(f"divconq_pl.app.pictures.{name}", lambda *_: None)
 
 
@@ -346,7 +346,7 @@ def test_a_recipe_without_a_division_is_the_plain_loss_and_draws_query_and_galle
     code, out, err = call("train.py", f"experiment={name}", f"dataset.root={copies['inshop']}", *short)
     assert code == 0, err
     assert "division" not in out + err
-    assert [path.name for path in (tmp_path / "run" / "pictures").iterdir()] == ["gallery.png"]
+    assert {path.name for path in (tmp_path / "run" / "pictures").iterdir()} == {"curves.png", "gallery.png"}
 
 
 def test_weights_that_cannot_be_fetched_are_named_in_one_line(call, copies, monkeypatch, tmp_path):

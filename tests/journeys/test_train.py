@@ -125,7 +125,9 @@ def test_the_best_checkpoint_is_that_of_the_best_validated_epoch(sweep, results,
 
 
 @pytest.mark.parametrize(
-    ("run", "pictures"), [(0, ["gallery"]), (1, ["clusters", "gallery", "tree"])], ids=["plain", "divided"]
+    ("run", "pictures"),
+    [(0, ["curves", "gallery"]), (1, ["clusters", "curves", "gallery", "tree"])],
+    ids=["plain", "divided"],
 )
 def test_a_run_leaves_pictures_and_logs(sweep, run, pictures):
     folder = sweep[0] / str(run)

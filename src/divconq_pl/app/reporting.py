@@ -115,7 +115,7 @@ def report_run(
         results={} if run is None else run.results,
         plain=None if run is None else _describe_plain(run),
         verdict="The run was stopped before its end." if run is None else judge(run),
-        settings=flatten(OmegaConf.to_container(cfg, resolve=True)),  # type: ignore[arg-type]
+        settings=list_settings(cfg),
         versions=list_versions(),
         command=f"python train.py {shlex.join(HydraConfig.get().overrides.task)}",
         chosen_epoch=None if run is None else run.results.get("epoch"),
@@ -145,6 +145,11 @@ def read_epochs(folder: Path) -> list[dict[str, Any]]:
         return list(json.loads(path.read_text(encoding="utf-8"))["epochs"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"'{path}' does not hold the notes of a run ({error}); remove it") from error
+
+
+def list_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return the whole configuration of a run, nested keys joined by dots."""
+    return flatten(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
 
 
 def _name_run(cfg: DictConfig) -> str:

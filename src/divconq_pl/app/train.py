@@ -24,8 +24,9 @@ from divconq_pl.app.console import note, say
 from divconq_pl.app.evaluation import check_not_shared, embed, measure
 from divconq_pl.app.few_images import fit_to_few_images, list_asked
 from divconq_pl.app.interruption import NoticeDeadWorkers, StopBetweenBatches
+from divconq_pl.app.loggers import finish, log_settings, log_test
 from divconq_pl.app.progress import StageBar, TellTime, describe_plan
-from divconq_pl.app.reporting import Notes, collect_notes, report_run
+from divconq_pl.app.reporting import Notes, collect_notes, list_settings, report_run
 from divconq_pl.app.results import (
     RESULTS_FILE,
     check_published,
@@ -89,6 +90,7 @@ def main(cfg: DictConfig) -> float:
     notes = collect_notes(trainer)  # the test restores those of the best epoch
     if isinstance(divide, DivideConquerCallback):
         pictures.draw_divisions(folder / "pictures", data.splits.train, divide)
+    pictures.draw_curves(folder / "pictures", notes)
 
     best_path = best.best_model_path if best else ""  # also empty if validation is switched off
     embeddings, metrics, answers = test(cfg, trainer, module, data, best_path)
@@ -96,7 +98,8 @@ def main(cfg: DictConfig) -> float:
     pictures.draw_gallery(folder / "pictures", embeddings, data.tested)
 
     results = collect_results(cfg, data, best, metrics, seconds, notes)
-    report(folder, results)
+    table = report(folder, results)
+    finish(trainer.loggers, sorted((folder / "pictures").glob("*.png")), table, step=trainer.global_step)
     report_run(folder, cfg, data, notes, module=module, embeddings=embeddings, answers=answers)
     return float(results.get(cfg.checkpoint.monitor, results.get("test/recall_at_1", float("nan"))))
 
@@ -191,6 +194,7 @@ def fit(cfg: DictConfig, trainer: pl.Trainer, module: DivideConquerModule, data:
     Returns:
         How many seconds it took.
     """
+    log_settings(trainer.loggers, list_settings(cfg))
     began = time.perf_counter()
     try:
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
@@ -224,10 +228,7 @@ def test(
     embeddings = embed(trainer, module, data, best_path or None)
     answers: list[Answers] = []
     metrics = measure(embeddings, data.tested, answers, **cfg.evaluation)
-    for logger in trainer.loggers:
-        logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=trainer.global_step)
-        logger.save()
-        logger.finalize("success")
+    log_test(trainer.loggers, metrics, list_settings(cfg), epoch=trainer.current_epoch, step=trainer.global_step)
     return embeddings, metrics, answers[0]
 
 
@@ -276,10 +277,16 @@ def _describe_clusters(divisions: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     return {f"division/{name}": first[name] for name in ("pairs_kept", "classes_per_cluster", "nmi_classes")}
 
 
-def report(folder: Path, results: Mapping[str, Any]) -> None:
-    """Write the results of a run into its folder, print them, and say whether dividing helped."""
+def report(folder: Path, results: Mapping[str, Any]) -> str:
+    """Write the results of a run into its folder, print them, and say whether dividing helped.
+
+    Returns:
+        The table that was printed.
+    """
     write_json(folder / RESULTS_FILE, results)
     title = f"Unseen classes, {describe_selection([results])}: {describe_images([results])}"
-    note("\n" + print_results([results], title=title))
+    table = print_results([results], title=title)
+    note("\n" + table)
     say(judge(Run.read(folder)))
     say(f"everything of this run is in {folder}")
+    return table

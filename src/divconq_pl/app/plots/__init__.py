@@ -7,8 +7,9 @@ another's figures; ``save_figure`` writes it.
 from __future__ import annotations
 
 from divconq_pl.app.plots._save import save_figure
+from divconq_pl.app.plots.curves import curves
 from divconq_pl.app.plots.gallery import gallery
 from divconq_pl.app.plots.montage import montage
 from divconq_pl.app.plots.tree import tree
 
-__all__ = ["gallery", "montage", "save_figure", "tree"]
+__all__ = ["curves", "gallery", "montage", "save_figure", "tree"]

@@ -20,4 +20,7 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
     Returns:
         The path.
     """
-    return write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=dpi, facecolor="white"))
+    quick = {"compress_level": 1}
+    return write_atomically(
+        path, lambda file: figure.savefig(file, format="png", dpi=dpi, facecolor="white", pil_kwargs=quick)
+    )

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from textwrap import wrap
 
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from divconq_pl.app.plots.montage import Picture, square
 from divconq_pl.errors import InputError
 
 _RIGHT, _WRONG, _QUERY = "#1a8a4a", "#c62f2f", "#44546a"
-_CELL, _NAME, _APART, _HEADING, _EDGE = 1.15, 0.31, 0.3, 0.95, 0.15  # inches
-_PIXELS = 192
-_LETTERS, _FONT = 20, 6.5
+_CELL, _SIZE, _NAME, _APART, _HEADING, _EDGE = 1.15, 1.0, 0.42, 0.3, 0.95, 0.15  # inches
+_DPI, _FRAME = 150, 5  # pixels
+_LETTERS, _LINES, _FONT = 20, 2, 6.5
 
 
 def gallery(
@@ -29,6 +30,7 @@ def gallery(
     *,
     gallery_images: Picture | None = None,
     gallery_names: Sequence[object] | None = None,
+    distances: ArrayLike | None = None,
     title: str = "Nearest neighbours in the embedding",
 ) -> Figure:
     """Show queries, one a row, with their nearest neighbours: right ones ticked green, wrong ones crossed red.
@@ -41,6 +43,7 @@ def gallery(
         hits: whether each is of the query's class, shape (n, k).
         gallery_images: from index to image for the neighbours, where they come from another set than the queries.
         gallery_names: class of every image of that set.
+        distances: of each neighbour to its query, shape (n, k), written below it.
         title: heading.
 
     Returns:
@@ -68,35 +71,64 @@ def gallery(
     for text, colour, x, side in legend:
         figure.text(x, top - 0.27 / height, text, ha=side, va="center", fontsize=9, color=colour)
 
-    scale, left = figure.get_figwidth(), (figure.get_figwidth() - width) / 2 + _EDGE
+    # One picture of all images in one axes: an axes for each would take seconds.
+    left = (figure.get_figwidth() - width) / 2 + _EDGE
+    page = np.full((round(height * _DPI), round(figure.get_figwidth() * _DPI), 3), 255, np.uint8)
+    axes = figure.add_axes((0, 0, 1, 1), zorder=-1)
+    axes.set_axis_off()
     for row, query in enumerate(queries):
-        y = height - _HEADING - (row + 1) * (_CELL + _NAME) + _NAME
+        y = _HEADING + row * (_CELL + _NAME)
         for column in range(1 + found.shape[1]):
             x = left + column * _CELL + (_APART if column else 0)
-            size = _CELL - 0.13
-            axes = figure.add_axes((x / scale, y / height, size / scale, size / height))
-            if not column:
-                _show(axes, images(query), names[query], _QUERY, "")
-            else:
+            if column:
                 index, hit = int(found[row, column - 1]), right[row, column - 1]
                 colour, mark = (_RIGHT, "✓") if hit else (_WRONG, "✗")
-                _show(axes, found_images(index), found_names[index], colour, mark)
+                image, label = found_images(index), shorten(found_names[index])
+                if distances is not None:
+                    label += f"\n{np.asarray(distances)[row, column - 1]:.2f}"
+            else:
+                image, label, colour, mark = images(query), shorten(names[query]), _QUERY, ""
+            _paste(page, image, x, y, colour)
+            middle = x + _SIZE / 2
+            size = _FONT * min(1, _SIZE / max(map(_measure, label.split("\n"))))
+            axes.text(middle, y + _SIZE + 0.06, label, fontsize=size, ha="center", va="top", gid="name")
+            if mark:
+                badge = {"boxstyle": "square,pad=0.18", "facecolor": colour, "edgecolor": "none"}
+                written = axes.text(x + _SIZE - 0.05, y + 0.05, mark, color="white", fontsize=9, bbox=badge, gid="mark")
+                written.set(ha="right", va="top")
             if not row:
-                axes.set_title(f"{column}" if column else "query", fontsize=9, color=_QUERY, pad=5)
+                head = f"{column}" if column else "query"
+                axes.text(middle, y - 0.12, head, fontsize=9, color=_QUERY, ha="center", gid="column")
+    axes.imshow(page, aspect="auto", extent=(0, figure.get_figwidth(), height, 0), interpolation="none")
     return figure
 
 
-def _show(axes: Axes, image: object, name: object, colour: str, mark: str) -> None:
-    axes.imshow(square(image, _PIXELS))
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set(color=colour, linewidth=3 if mark else 1.5)
-    lines = wrap(str(name).replace("_", " "), _LETTERS, max_lines=2, placeholder="…")
-    widest = max((TextPath((0, 0), line, size=_FONT).get_extents().width / 72 for line in lines), default=0)
-    fitting = _FONT * min(1, (_CELL - 0.05) / max(widest, 0.01))
-    axes.set_xlabel("\n".join(lines), fontsize=fitting, labelpad=4)
-    if mark:
-        badge = {"boxstyle": "square,pad=0.18", "facecolor": colour, "edgecolor": "none"}
-        text = axes.text(0.965, 0.965, mark, transform=axes.transAxes, color="white", fontsize=9, bbox=badge)
-        text.set(ha="right", va="top")
+def shorten(name: object) -> str:
+    r"""Break a name into two lines; leave out its middle where it is longer, for names often differ at their ends.
+
+    Example:
+        >>> shorten("LATIN CAPITAL LETTER W WITH CIRCUMFLEX")
+        'LATIN CAPITAL LETTER\nW WITH CIRCUMFLEX'
+        >>> shorten("LATIN_SMALL_LETTER_O_WITH_CIRCUMFLEX_AND_HOOK_ABOVE")
+        'LATIN SMALL LETTER O\n… AND HOOK ABOVE'
+    """
+    text = str(name).replace("_", " ")
+    lines = wrap(text, _LETTERS)
+    if len(lines) > _LINES:
+        end = text[2 - _LETTERS :]
+        words = end.split(" ", 1) if " " in end and text[1 - _LETTERS] != " " else ["", end]
+        lines = [lines[0], f"… {words[-1].strip()}"]
+    return "\n".join(lines)
+
+
+def _paste(page: NDArray[np.uint8], image: object, x: float, y: float, colour: str) -> None:
+    top, left, side = round(y * _DPI), round(x * _DPI), round(_SIZE * _DPI)
+    page[top : top + side, left : left + side] = [round(255 * channel) for channel in to_rgb(colour)]
+    inner = side - 2 * _FRAME
+    page[top + _FRAME : top + side - _FRAME, left + _FRAME : left + side - _FRAME] = square(image, inner)
+
+
+@cache
+def _measure(line: str) -> float:
+    """Return how wide a line is, in inches."""
+    return max(0.01, float(TextPath((0, 0), line, size=_FONT).get_extents().width) / 72) if line.strip() else 0.01

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps
 
+from divconq_pl.app.plots.tree import colour_of
 from divconq_pl.errors import InputError
 
 Picture = Callable[[int], Any]
 """From the index of an image to the image: PIL, or an array H x W or H x W x 3 (uint8, or float in [0, 1])."""
 
 _TILE, _GAP = 72, 5  # pixels
-_GROUND = (231, 234, 239)
 _TILE_INCHES = 0.42
 _MARGIN, _TITLE, _HEADING = 0.3, 0.3, 0.6  # inches
 _LINE = 0.16  # inches of a further line of a title
@@ -33,6 +33,7 @@ def montage(
     per_cluster: int = 24,
     groups: ArrayLike | None = None,
     group_names: Sequence[str] = (),
+    classes: ArrayLike | None = None,
     title: str = "What each learner trains on",
 ) -> Figure:
     """Show a block of images for each cluster of a division, under its number and size.
@@ -46,6 +47,7 @@ def montage(
         per_cluster: images shown of each.
         groups: what else is known of each image, such as its side, shape (N,); the commonest is named with its share.
         group_names: the name of each group.
+        classes: class of each image, shape (N,), to say how many each cluster has.
         title: heading.
 
     Returns:
@@ -79,11 +81,15 @@ def montage(
         row, column = divmod(place, block_columns)
         x = left + column * (width + _MARGIN)
         y = total_height - _HEADING - row * (height + above + _MARGIN / 2) - above - height
+        ground = [round(255 * channel) for channel in colour_of(k, int(clusters.max()) + 1)]  # as in the tree
         axes = figure.add_axes((x / total_width, y / total_height, width / total_width, height / total_height))
-        axes.imshow(_sheet(images, _spread(members[k], per_cluster), tile_rows, tile_columns), aspect="auto")
+        axes.imshow(_sheet(images, _spread(members[k], per_cluster), tile_rows, tile_columns, ground), aspect="auto")
         axes.set(xticks=[], yticks=[], frame_on=False)
         count = len(members[k])
         heading = f"cluster {k}  ·  {count:,} image{'s' if count > 1 else ''}"
+        if classes is not None:
+            distinct = len(np.unique(np.asarray(classes)[members[k]]))
+            heading += f", {distinct:,} class{'es' if distinct > 1 else ''}"
         if groups is not None:
             heading += f"\n{name_commonest(np.asarray(groups)[members[k]], group_names)}"
         axes.set_title(heading, fontsize=9, loc="left", pad=4)
@@ -123,9 +129,11 @@ def square(image: Any, size: int) -> NDArray[np.uint8]:
     return np.asarray(ImageOps.pad(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC, color="white"))
 
 
-def _sheet(images: Picture, indices: NDArray[np.int64], rows: int, columns: int) -> NDArray[np.uint8]:
+def _sheet(
+    images: Picture, indices: NDArray[np.int64], rows: int, columns: int, ground: Sequence[int]
+) -> NDArray[np.uint8]:
     step = _TILE + _GAP
-    sheet = np.full((rows * step + _GAP, columns * step + _GAP, 3), _GROUND, dtype=np.uint8)
+    sheet = np.full((rows * step + _GAP, columns * step + _GAP, 3), ground, dtype=np.uint8)
     for place, index in enumerate(indices):
         top, left = (step * part + _GAP for part in divmod(place, columns))
         sheet[top : top + _TILE, left : left + _TILE] = square(images(int(index)), _TILE)

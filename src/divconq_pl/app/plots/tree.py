@@ -8,19 +8,22 @@ from typing import Any, NamedTuple
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 
 from divconq_pl.errors import InputError
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 11.0, 1.05, 1.75, 0.75, 0.25  # inches
+_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 11.0, 1.05, 1.75, 0.75, 0.5  # inches
 _BOX, _STEP = 0.36, 0.74  # inches
 _BETWEEN = 0.04  # inches between two boxes
 _LONGEST_STRETCH = 6
 _INK, _QUIET = "#22303f", "#66727f"
 _WHOLE = "#d9dee5"
+_TERMS = (
+    "moved: images neither in the cluster they were in nor in one of its children.  "
+    "NMI with the division before: 1 is the same one, 0 an unrelated one."
+)
 
 
 class _Row(NamedTuple):
@@ -71,6 +74,8 @@ def tree(
         _draw_bands(axes, above, row, top, scale)
     for row, top in zip(rows, tops, strict=True):
         _draw_row(axes, row, top, scale)
+    if len(history) > 1:
+        axes.text(_LEFT, height - 0.2, _TERMS, fontsize=8, color=_QUIET, va="center")
     return figure
 
 
@@ -83,7 +88,7 @@ def _rows(history: Sequence[Mapping[str, Any]], conquered_at: int | None) -> lis
         count = len(division["sizes"])
         note = f"{count} cluster{'s' if count > 1 else ''}"
         if place:
-            note += f"\n{division['moved']:,} moved"
+            note += f"\n{100 * division['moved'] / max(1, sum(division['sizes'])):.0f} % moved"
         if division.get("nmi") is not None:
             note += f", NMI {division['nmi']:.2f}"
         hidden = place - before - 1
@@ -165,8 +170,10 @@ def _draw_number(axes: Axes, text: str, x: float, y: float, width: float) -> Non
 
 
 def _colour(row: _Row, learner: int) -> str | tuple[float, float, float]:
-    """Give learners that descend from one another neighbouring colours, light enough for dark text."""
-    if not row.learners:
-        return _WHOLE
-    red, green, blue = to_rgb(colormaps["turbo"](0.08 + 0.84 * (learner + 0.5) / len(row.sizes)))
-    return tuple(0.45 + 0.55 * channel for channel in (red, green, blue))  # type: ignore[return-value]
+    return colour_of(learner, len(row.sizes)) if row.learners else _WHOLE
+
+
+def colour_of(cluster: int, clusters: int) -> tuple[float, float, float]:
+    """Give clusters that descend from one another neighbouring colours, light enough for dark text."""
+    red, green, blue, _ = colormaps["turbo"](0.08 + 0.84 * (cluster + 0.5) / clusters)
+    return 0.45 + 0.55 * red, 0.45 + 0.55 * green, 0.45 + 0.55 * blue
