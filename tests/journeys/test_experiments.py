@@ -160,7 +160,7 @@ def tiny(name):
 
 def test_every_recipe_is_there():
     assert {path.stem for path in (CONF / "experiment").glob("*.yaml")} == {*RECIPES, "glyphs_orientation"}
-    assert set(DATASETS) == set(trees.WRITERS)
+    assert set(DATASETS) == set(trees.WRITERS) - {"market1501"}  # of which the papers tell nothing
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -345,7 +345,8 @@ def test_a_recipe_without_a_division_is_the_plain_loss_and_draws_query_and_galle
     short = [*TINY, "divide=none", "trainer.max_epochs=1", "hydra.run.dir=run"]
     code, out, err = call("train.py", f"experiment={name}", f"dataset.root={copies['inshop']}", *short)
     assert code == 0, err
-    assert "division" not in out + err
+    assert "no division: the plain loss" in out + err
+    assert "division 1" not in out + err
     assert {path.name for path in (tmp_path / "run" / "pictures").iterdir()} == {"curves.png", "gallery.png"}
 
 

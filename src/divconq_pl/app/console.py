@@ -6,6 +6,7 @@ Hydra sets it up (``hydra.job_logging`` of conf/train.yaml): the root logger has
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import sys
 import warnings
@@ -18,6 +19,9 @@ from tqdm import tqdm
 
 _PRINTED = "already_printed"
 _NOISE = ("💡 Tip", "TPU available")
+_TRACEBACK = re.compile(r"\s*Caught \S+ in DataLoader worker.*\n[\w.]+: (.*?)\s*\n(?=, saved)", re.DOTALL)
+"""What torch makes of an error in a worker, in Lightning's words on the checkpoint that it wrote for it."""
+
 _log = logging.getLogger("divconq_pl")
 
 
@@ -30,7 +34,7 @@ class Terminal(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, unless it is on the terminal already."""
-        message = record.getMessage()
+        message = _TRACEBACK.sub(r" \1", record.getMessage())
         if not hasattr(record, _PRINTED) and not message.startswith(_NOISE):
             text = f"{record.levelname.lower()}: {message}" if record.levelno >= logging.WARNING else message
             if sys.stderr.isatty():
