@@ -165,7 +165,7 @@ def _describe_plain(run: Run) -> dict[str, Any] | None:
     plain = None if run.is_plain else find_plain_run(run.folder)
     if plain is None:
         return None
-    return {"name": str(plain.folder), "results": plain.results, "epochs": read_epochs(plain.folder)}
+    return {"name": plain.place, "results": plain.results, "epochs": read_epochs(plain.folder)}
 
 
 @torch.no_grad()

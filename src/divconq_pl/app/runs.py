@@ -61,6 +61,12 @@ class Run:
         return cls(folder, results, _read_config(folder))
 
     @property
+    def place(self) -> str:
+        """The folder as one would type it: from the working folder on, where it lies below that."""
+        folder, here = self.folder.resolve(), Path.cwd()
+        return str(folder.relative_to(here) if folder.is_relative_to(here) else folder)
+
+    @property
     def overrides(self) -> list[str]:
         """What was asked for on the command line."""
         return list(self.results.get("overrides") or [])
@@ -145,7 +151,7 @@ def judge(run: Run) -> str:
         command = f"python train.py {shlex.join([*rest, 'divide=none'])}"
         return f"Did dividing help? No run of the plain loss with these settings is known here; to find out: {command}"
     ours, theirs = run.results[metric], plain.results[metric]
-    text = f"Did dividing help? R@1 is {100 * ours:.1f} and that of the plain loss {100 * theirs:.1f} ({plain.folder})"
+    text = f"Did dividing help? R@1 is {100 * ours:.1f} and that of the plain loss {100 * theirs:.1f} ({plain.place})"
     if run.config.get("seed") != plain.config.get("seed"):
         return f"{text}, with another seed"
     difference = compare_queries(run, plain)
