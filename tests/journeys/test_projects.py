@@ -384,6 +384,51 @@ class Sentences(Dataset):
         return {"text": {"input_ids": ids, "attention_mask": (ids > 0).long()}, "topic": topics, "numbers": topics + 7}
 
 
+class Graphs:
+    """Several graphs in one: atoms, bonds, which graph an atom is of, and the graphs' classes."""
+
+    def __init__(self, x, bonds, graph, y):
+        self.x, self.bonds, self.graph, self.y = x, bonds, graph, y
+
+    def to(self, device, **options):
+        return Graphs(*(tensor.to(device) for tensor in vars(self).values()))
+
+
+class Molecules(Dataset):
+    """Graphs of three to five atoms, which batches put together."""
+
+    def __len__(self):
+        return CLASSES * PER_CLASS
+
+    def __getitem__(self, i):
+        atoms = torch.randn(3 + i % 3, 12, generator=torch.Generator().manual_seed(i)) + i // PER_CLASS
+        return atoms, i // PER_CLASS
+
+    @staticmethod
+    def collate(items):
+        sizes = torch.tensor([len(atoms) for atoms, _ in items])
+        graph = torch.arange(len(items)).repeat_interleave(sizes)
+        bonds = torch.stack([torch.arange(len(graph) - 1), torch.arange(1, len(graph))])
+        bonds = bonds[:, graph[bonds[0]] == graph[bonds[1]]]
+        return Graphs(torch.cat([atoms for atoms, _ in items]), bonds, graph, torch.tensor([y for _, y in items]))
+
+
+class Chemistry(Project):
+    """Messages along bonds, summed over each graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.loss = losses.MultiSimilarityLoss()
+
+    def forward(self, batch):
+        atoms = self.backbone(batch.x)
+        atoms = atoms.index_add(0, batch.bonds[1], atoms[batch.bonds[0]])
+        return self.head(atoms.new_zeros(len(batch.y), 20).index_add(0, batch.graph, atoms))
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch), batch.y)
+
+
 class PooledOutside(Project):
     """The descriptor is pooled by a function, from maps of features."""
 
@@ -453,6 +498,7 @@ def test_coordinates_may_come_before_time(project, subspaces, caplog):
         (Keywords, Unique, "sentences", "head", 20),
         (PooledOutside, Unique, "vectors", "backbone", WIDTH),
         (Bypassed, Unique, "vectors", "head", 20),
+        (Chemistry, Unique, "molecules", "head", 20),
         (Speakers, Unique, "vectors", "head", 20),
         (PlainModule, Embeds, "vectors", "head", 7),
     ],
@@ -464,7 +510,8 @@ def test_features_are_found_where_the_training_step_goes(project, callback, data
         widths.append(rows.shape[1])
         return torch.arange(len(rows)) // PER_CLASS % num_clusters
 
-    train = loader() if data == "vectors" else loader(Sentences(), collate_fn=Sentences.collate)
+    sets = {"sentences": Sentences, "molecules": Molecules}
+    train = loader() if data == "vectors" else loader(sets[data](), collate_fn=sets[data].collate)
     callback = callback(clustering=cluster)
     trainer(callback, max_epochs=2).fit(project(), train)
     assert callback._learners.name == layer
@@ -518,6 +565,21 @@ class TwoViews(Project):
         return F.cross_entropy(a @ b.T / 0.2, torch.arange(len(a)))
 
 
+class Triplets(Dataset):
+    """An anchor, a positive and a negative, and nothing that tells their classes."""
+
+    def __len__(self):
+        return CLASSES * PER_CLASS
+
+    def __getitem__(self, i):
+        return tuple(torch.randn(3, 12, generator=torch.Generator().manual_seed(i)))
+
+
+class OfTriplets(Project):
+    def training_step(self, batch, batch_idx):
+        return F.triplet_margin_loss(*map(self, batch))
+
+
 class Sums(PlainModule):
     def training_step(self, batch, batch_idx):
         return self.loss(self(batch[0]), batch[1] if batch[1].ndim == 1 else batch[1].argmax(1))
@@ -537,6 +599,7 @@ class Unreached(PlainModule):
         (Sums, DataLoader(Identities(), batch_size=8, collate_fn=Identities.collate), {}, "32 labels for 8 indices"),
         (Sums, loader(SeveralLabels()), {}, r"labels of shape \(16, 24\) for 16 items; .*one class for each"),
         (TwoViews, loader(Views()), {}, r"labels of shape \(16, 12\) for 16 items.*batch_labels"),
+        (OfTriplets, loader(Triplets()), {}, r"labels of shape \(16, 12\) for 16 items.*batch_labels"),
         (Unreached, loader(), {"embedding": "embedding"}, "8 wide, .* is 16 wide and comes from 'head'"),
         (PlainModule, loader(), {"weight_dims": {"Centres": {"c": 0}}}, "names 'Centres', and PlainModule has no"),
     ],

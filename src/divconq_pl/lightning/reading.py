@@ -73,7 +73,7 @@ def batch_inputs(batch: Any) -> Any:
 
 
 def batch_labels(batch: Any) -> Any:
-    """Return the labels in a batch: its second field, or the entry with a usual name.
+    """Return the labels in a batch: its second field, or the entry or attribute with a usual name.
 
     Raises:
         InputError: if there is none.
@@ -82,6 +82,9 @@ def batch_labels(batch: Any) -> Any:
         return _entry(batch, LABEL_KEYS, "batch_labels")
     if isinstance(batch, (tuple, list)) and len(batch) > 1:
         return batch[1]
+    for name in LABEL_KEYS:  # of an object of its own, such as a batch of graphs
+        if isinstance(labels := getattr(batch, name, None), Tensor):
+            return labels
     raise InputError(
         f"a batch of type {type(batch).__name__} has no second field with labels; override "
         "DivideConquerCallback.batch_labels(batch)"
