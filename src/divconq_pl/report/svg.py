@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 260, 48, 12, 22, 30
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 264, 48, 12, 22, 34
 
 
 class Line(NamedTuple):
@@ -90,7 +90,7 @@ def draw_lines(
     step = max(1, math.ceil((high_x - low_x) / 12))
     for epoch in range(math.ceil(low_x), math.floor(high_x) + 1, step):
         x = x_of(epoch)
-        parts.append(f'<text class="small" x="{x:.1f}" y="{_HEIGHT - 12}" text-anchor="middle">{epoch}</text>')
+        parts.append(f'<text class="small" x="{x:.1f}" y="{_HEIGHT - 18}" text-anchor="middle">{epoch}</text>')
     for mark in marks:
         x = x_of(mark)
         parts.append(
@@ -108,7 +108,7 @@ def draw_lines(
                     f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3" style="fill:{line.colour}">'
                     f"<title>{escape(line.name)}, epoch {x:g}: {text}</title></circle>"
                 )
-    parts.append(f'<text class="small" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 1}" text-anchor="end">epoch</text>')
+    parts.append(f'<text class="small" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 5}" text-anchor="end">epoch</text>')
     return _wrap(parts, _WIDTH, _HEIGHT, label)
 
 
