@@ -79,7 +79,7 @@ def judge(outcome, place, before):
     after = files(place)
     assert {path: after.get(path) for path in before} == before
     for path in after.keys() - before.keys():
-        assert path.suffix in (".ckpt", ".csv", ".json", ".log", ".npz", ".png", ".yaml"), path
+        assert path.suffix in (".ckpt", ".csv", ".html", ".json", ".log", ".npz", ".png", ".yaml"), path
         if path.suffix == ".ckpt":
             assert "state_dict" in torch.load(path, weights_only=True)
 

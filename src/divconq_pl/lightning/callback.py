@@ -173,12 +173,13 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Rehearse, and refuse what could not be divided later; then pick up the thread where an epoch was left."""
-        self.schedule = self._make_schedule(trainer)  # anew, since by now max_steps tells epochs
+        if trainer.max_steps >= 0:  # by now they tell epochs; others may have changed max_epochs
+            self.schedule = self._make_schedule(trainer)
         if self.schedule.split_depth:
             epochs = progress.planned_epochs(trainer)
             rank_zero_info("schedule    " + self.schedule.describe(epochs).replace("; ", "\n            "))
-            if shortfall := self.schedule.shortfall(epochs):
-                rank_zero_warn(shortfall)
+            if told := self.schedule.shortfall(epochs):
+                rank_zero_warn(told)
             self._prepare(trainer, pl_module)
         super().on_train_start(trainer, pl_module)
 
