@@ -327,9 +327,8 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
 
     def _divide(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loader, before, flat = self._router.drawable(trainer).loader, self._clusters, self.schedule.flat
-        where, number = (trainer, pl_module, self._learners, loader, self), len(self.history) + 1
-        divided = self._divider.divide(*where, before, self.stage, flat=flat, number=number)
-        self.division, self.labels, summary = divided
+        where, n = (trainer, pl_module, self._learners, loader, self), len(self.history) + 1
+        self.division, self.labels, summary = self._divider.divide(*where, before, self.stage, flat=flat, number=n)
         self.history = [{**old, "central": []} for old in self.history] + [summary]  # only the last are looked at
         self._set_clusters(self.division, since=trainer.current_epoch)
 
