@@ -16,7 +16,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "divconq_pl"
-BASE, REPORT, APPLICATION = ("core", "metrics", "losses", "lightning"), ("report",), ("backbones", "data", "app")
+BASE, REPORT = ("core", "metrics", "losses", "lightning"), ("report",)
+APPLICATION = ("backbones", "data", "inference", "app")
 SETUP = ConfigParser(interpolation=None)
 SETUP.read(ROOT / "setup.cfg")
 ONLY_NAMED = {"tensorboard"}

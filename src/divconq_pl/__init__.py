@@ -1,5 +1,7 @@
 """Divide and Conquer (Sanakoyeu et al., TPAMI 2021) for any PyTorch Lightning project and metric-learning loss."""
 
+from typing import Any
+
 from divconq_pl.core.division import Division
 from divconq_pl.core.masks import LearnedSubspaces
 from divconq_pl.core.sampling import ClusterBatchSampler
@@ -30,4 +32,13 @@ __all__ = [
     "Stage",
     "Subspaces",
     "ZeroedSubspaces",
+    "load",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":  # which needs more than the base package
+        from divconq_pl.inference import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from toys import trainer
 
 from divconq_pl import DivideConquerCallback, DivideConquerModule, InputError
-from divconq_pl.app.checkpoints import CONFIG_KEY, load_embedder
 from divconq_pl.backbones import efficientnet_lite0, timm_backbone, timm_preprocessing
 from divconq_pl.data import image_test
+from divconq_pl.inference.checkpoints import CONFIG_KEY, load_embedder
 
 VIT, CONVNEXT, WITH_BATCHNORM = "test_vit", "test_convnext", "test_efficientnet"
 

@@ -7,9 +7,10 @@ import torch
 import trees
 from PIL import Image
 
-from divconq_pl.app.evaluation import MeanOfFlips, measure
+from divconq_pl.app.evaluation import measure
 from divconq_pl.data import FileDataset, ImageFolder, Market1501, image_test, image_train
 from divconq_pl.errors import InputError
+from divconq_pl.inference.network import MeanOfFlips
 
 
 def test_the_camera_is_known_of_each_image_and_junk_is_left_out(tmp_path):

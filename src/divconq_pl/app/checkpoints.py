@@ -1,25 +1,16 @@
-"""What train.py adds to its checkpoints, and how they are read back into a network or a training."""
+"""What train.py adds to its checkpoints, and how a training goes on from them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
-from divconq_pl.app.trust import build_trusted
 from divconq_pl.errors import InputError
+from divconq_pl.inference.checkpoints import CONFIG_KEY
 from divconq_pl.lightning.continuity import compare_settings
-from divconq_pl.lightning.module import DivideConquerModule
-
-CONFIG_KEY = "divconq_pl_config"
-"""Where a checkpoint keeps the configuration of its run."""
 
 _SETTINGS = ("seed", "data.", "module.", "trainer.")
 """What makes a difference to a training; the division's own settings are compared by the callback."""
@@ -42,36 +33,6 @@ class KeepConfig(pl.Callback):
         checkpoint[CONFIG_KEY] = self._config
 
 
-def read_checkpoint(path: str | Path, key: str = "checkpoint") -> dict[str, Any]:
-    """Read a checkpoint that train.py wrote, without unpickling anything.
-
-    Args:
-        path: the file.
-        key: what the user calls it.
-
-    Returns:
-        Its content; under :data:`CONFIG_KEY` the configuration of the run.
-
-    Raises:
-        InputError: if there is no such file, or train.py did not write it.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{key}={str(path)!r} is not a file; a run leaves its checkpoints in its folder 'checkpoints'")
-    try:
-        with ZipFile(path) as file:
-            if (entry := file.testzip()) is not None:  # torch itself would take other numbers for weights
-                raise BadZipFile(entry)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises all kinds of exceptions for a damaged file
-        raise InputError(
-            f"{key}={str(path)!r} is damaged or not a checkpoint of train.py; it cannot be read safely"
-        ) from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), dict) for k in (CONFIG_KEY, "state_dict")):
-        raise InputError(f"{key}={str(path)!r} holds no configuration; it must be one that train.py wrote")
-    return content
-
-
 def find_newest(path: str | Path, key: str = "ckpt_path") -> Path:
     """Return the checkpoint of a run that was written last, if a path is that of its folder, and the path if not.
 
@@ -91,46 +52,6 @@ def find_newest(path: str | Path, key: str = "ckpt_path") -> Path:
     if not found:
         raise InputError(f"{key}={str(path)!r} holds no checkpoint; give the folder of a run, or a file")
     return max(found, key=lambda file: (file.stem != "best", file.stat().st_mtime_ns))
-
-
-@contextmanager
-def refuse_odd_entries(path: str | Path) -> Iterator[None]:
-    """Name the checkpoint when using its content fails, as it may if another version has written it.
-
-    Args:
-        path: the file of the checkpoint.
-
-    Raises:
-        InputError: if an entry is missing or of another kind than expected.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InputError(
-            f"checkpoint={str(path)!r} is not what this version of train.py writes: "
-            f"{type(error).__name__}: {error}; name dataset=... and backbone=... yourself, or train again"
-        ) from error
-
-
-def load_embedder(content: dict[str, Any], backbone: nn.Module | None = None) -> DivideConquerModule:
-    """Build the network of a checkpoint and load its weights; the loss is left out.
-
-    Args:
-        content: what :func:`read_checkpoint` returned.
-        backbone: the backbone, if it is not one of this package.
-
-    Raises:
-        InputError: if the weights do not fit the network; it names them.
-    """
-    config = content[CONFIG_KEY]["module"]
-    backbone = backbone or build_trusted({**config["backbone"], **_without_download(config["backbone"])}, "backbone")
-    module = DivideConquerModule(backbone, config["embedding_dim"], nn.Identity(), recall_ks=tuple(config["recall_ks"]))
-    weights = {k: v for k, v in content["state_dict"].items() if k.startswith(("backbone.", "embedding."))}
-    check_fit(module, weights)
-    module.load_state_dict(weights)
-    return module
 
 
 def compare_configs(before: Any, now: Any) -> str | None:
@@ -156,33 +77,3 @@ def _flatten(config: Any, name: str = "") -> dict[str, Any]:
     if not isinstance(config, dict):
         return {name: config}
     return {k: v for key, part in config.items() for k, v in _flatten(part, f"{name}.{key}".lstrip(".")).items()}
-
-
-def check_fit(module: nn.Module, weights: dict[str, Any]) -> None:
-    """Refuse weights that are not those of a module.
-
-    Args:
-        module: the module that is to load them.
-        weights: a state dict.
-
-    Raises:
-        InputError: it names the first few that do not fit.
-    """
-    own = module.state_dict()
-    unfit = [
-        *(f"{name} is missing" for name in own if name not in weights),
-        *(f"{name} is unknown" for name in weights if name not in own),
-        *(
-            f"{name} has shape {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
-            for name, value in own.items()
-            if name in weights and weights[name].shape != value.shape
-        ),
-    ]
-    if unfit:
-        more = f" and {len(unfit) - 3} more" if len(unfit) > 3 else ""
-        raise InputError(f"the checkpoint does not fit {type(module).__name__}: {', '.join(unfit[:3])}{more}")
-
-
-def _without_download(backbone: dict[str, Any]) -> dict[str, Any]:
-    """Tell a backbone not to load pretrained weights: those of the checkpoint replace them."""
-    return {"weights": None} if "weights" in backbone else {}

@@ -16,9 +16,9 @@ from divconq_pl.app.reporting import read_epochs
 from divconq_pl.app.results import flatten
 from divconq_pl.app.runs import Run, compare_queries
 from divconq_pl.app.table import print_results
-from divconq_pl.app.trust import build_trusted
 from divconq_pl.errors import InputError
 from divconq_pl.files import write_atomically
+from divconq_pl.inference.trust import build_trusted
 from divconq_pl.report import Images
 from divconq_pl.report.page import make_environment
 from divconq_pl.report.sections.curves import list_metrics

@@ -14,6 +14,7 @@ from torch import Tensor
 from divconq_pl.app.results import average_over_seeds, split_numbers
 from divconq_pl.data import RetrievalDataset
 from divconq_pl.errors import InputError
+from divconq_pl.inference.checkpoints import find_best
 from divconq_pl.metrics.neighbours import unit_rows
 
 
@@ -35,7 +36,7 @@ def find_checkpoints(given: str | Sequence[str]) -> list[Path]:
     for path in [given] if isinstance(given, str) else given:
         if Path(path).is_dir():
             runs = [Path(path), *sorted(Path(path).iterdir(), key=lambda path: split_numbers(str(path)))]
-            matches = [c for run in runs if (c := _find_in_run(run)) is not None]
+            matches = [c for run in runs if (c := find_best(run)) is not None]
         elif "*" in path:
             matches = sorted(map(Path, glob.glob(path)), key=lambda path: split_numbers(str(path)))
         else:
@@ -125,8 +126,3 @@ def _count_common(paths: Sequence[tuple[str, ...]]) -> int:
 
 def _identify(data: RetrievalDataset) -> tuple[list[str], list[int], list[str]]:
     return data.classes, data.targets.tolist(), [data.name_of(i) for i in range(len(data))]
-
-
-def _find_in_run(folder: Path) -> Path | None:
-    candidates = (folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
-    return next((path for path in candidates if path.is_file()), None)

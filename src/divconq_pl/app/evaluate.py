@@ -11,7 +11,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from divconq_pl.app.checkpoints import CONFIG_KEY, load_embedder, read_checkpoint, refuse_odd_entries
 from divconq_pl.app.checks.images import check_tested
 from divconq_pl.app.checks.values import check_arguments, check_values
 from divconq_pl.app.comparison import (
@@ -21,13 +20,15 @@ from divconq_pl.app.comparison import (
     find_checkpoints,
     name_checkpoints,
 )
-from divconq_pl.app.evaluation import MeanOfFlips, check_channels, check_not_shared, embed, measure
+from divconq_pl.app.evaluation import check_channels, check_not_shared, embed, measure
 from divconq_pl.app.export import check_export, export_embeddings
 from divconq_pl.app.results import check_published, describe_images, write_json
 from divconq_pl.app.table import print_results
-from divconq_pl.app.trust import build_trusted, check_trusted
 from divconq_pl.data import RetrievalDataModule, RetrievalDataset
 from divconq_pl.errors import InputError
+from divconq_pl.inference.checkpoints import CONFIG_KEY, load_embedder, read_checkpoint, refuse_odd_entries
+from divconq_pl.inference.network import MeanOfFlips
+from divconq_pl.inference.trust import build_trusted, check_trusted
 
 HINTS = {
     **dict.fromkeys(("json", "export"), str | None),

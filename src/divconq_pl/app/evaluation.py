@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from divconq_pl.data import RetrievalDataModule, RetrievalDataset
 from divconq_pl.errors import InputError
@@ -116,25 +116,6 @@ def _list_cameras(embeddings: Sequence[Tensor], parts: Sequence[RetrievalDataset
             )
         cameras.append(data.groups[: len(rows)])
     return cameras
-
-
-class MeanOfFlips(nn.Module):
-    """Give the mean of the features of images and of their mirror images.
-
-    The embedding layer is linear, so this is the mean of their embeddings before these are normalised.
-
-    Args:
-        backbone: images (B, C, H, W) to features (B, D).
-    """
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Compute features, (B, D)."""
-        mean: Tensor = (self.backbone(images) + self.backbone(images.flip(-1))) / 2
-        return mean
 
 
 def check_channels(data: RetrievalDataModule, channels: int) -> None:

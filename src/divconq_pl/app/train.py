@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from divconq_pl.app import pictures
-from divconq_pl.app.checkpoints import CONFIG_KEY, KeepConfig, check_fit, compare_configs, find_newest, read_checkpoint
+from divconq_pl.app.checkpoints import KeepConfig, compare_configs, find_newest
 from divconq_pl.app.checks.images import check_findable, check_images, check_queries
 from divconq_pl.app.checks.rehearsal import check_trainer, rehearse
 from divconq_pl.app.checks.values import check_arguments, check_values
@@ -39,6 +39,7 @@ from divconq_pl.app.runs import Run, judge, write_queries
 from divconq_pl.app.saving import read_epoch
 from divconq_pl.app.table import print_results
 from divconq_pl.data import RetrievalDataModule
+from divconq_pl.inference.checkpoints import CONFIG_KEY, check_fit, read_checkpoint
 from divconq_pl.lightning.callback import DivideConquerCallback
 from divconq_pl.lightning.journal import PlainJournal
 from divconq_pl.lightning.module import DivideConquerModule

@@ -81,19 +81,28 @@ def read_rgb(
     """
     try:
         with open_image(file, max_megapixels) as image:
-            white, inverted = white_level or find_white_level(image), is_white_zero(image)
-            if white_level not in (None, 65535) and is_wide_colour(image):
-                level = f"white_level={white_level:g}"
-                raise ValueError(f"it has several channels of 16 bits, and {level} is for gray; convert it to 8 bits")
-            image.load()
-            upright = _turn_upright(image)
-            if image.mode[0] in "IF":
-                return _scale_gray(np.asarray(upright), white, inverted)
-            if image.mode == "P" and "transparency" in image.info:  # Pillow would warn of what is lost
-                return upright.convert("RGBA").convert("RGB")
-            return upright.convert("RGB")
+            return convert_to_rgb(image, white_level)
     except Exception as error:  # each of Pillow's decoders fails in its own way, from OSError to struct.error
         raise UnreadableImageError(f"cannot read the image '{printable(name or str(file))}': {error}") from error
+
+
+def convert_to_rgb(image: Image.Image, white_level: float | None = None) -> Image.Image:
+    """Convert an opened image to RGB of 8 bits, as :func:`read_rgb` does.
+
+    Raises:
+        ValueError: if nothing says which value is white; Pillow raises others.
+    """
+    white, inverted = white_level or find_white_level(image), is_white_zero(image)
+    if white_level not in (None, 65535) and is_wide_colour(image):
+        level = f"white_level={white_level:g}"
+        raise ValueError(f"it has several channels of 16 bits, and {level} is for gray; convert it to 8 bits")
+    image.load()
+    upright = _turn_upright(image)
+    if image.mode[0] in "IF":
+        return _scale_gray(np.asarray(upright), white, inverted)
+    if image.mode == "P" and "transparency" in image.info:  # Pillow would warn of what is lost
+        return upright.convert("RGBA").convert("RGB")
+    return upright.convert("RGB")
 
 
 def check_limits(white_level: float | None, max_megapixels: float) -> None:

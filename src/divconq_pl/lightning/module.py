@@ -90,6 +90,22 @@ class DivideConquerModule(pl.LightningModule):
         self._settings = {part: dict((parameter_groups or {}).get(part) or {}) for part in PARTS}
         self._evaluated: list[list[tuple[Tensor, Tensor]]] = []
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a checkpoint as any LightningModule does, given the parts that none holds; or call ``divconq_pl.load``.
+
+        Raises:
+            InputError: if ``backbone``, ``embedding_dim`` or ``loss`` is not given, which are no plain values.
+        """
+        missing = [name for name in ("backbone", "embedding_dim", "loss") if name not in kwargs]
+        if missing and cls is DivideConquerModule:
+            raise InputError(
+                f"a checkpoint holds no {', '.join(missing)}; give them as load_from_checkpoint(PATH, backbone=..., "
+                f"embedding_dim=..., loss=...), or call divconq_pl.load({str(checkpoint_path)!r}), which needs none of "
+                "them to embed images with a checkpoint of train.py"
+            )
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the embeddings of images, shape (B, d), not normalised."""
         embedded: Tensor = self.embedding(self.dropout(self.backbone(images)))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from pkgutil import resolve_name
 from typing import Any
-
-from hydra.utils import get_object, instantiate
 
 from divconq_pl.errors import InputError
 
@@ -13,17 +13,17 @@ TRUSTED = ("divconq_pl.data.", "divconq_pl.backbones.")
 """The packages of the parts that a checkpoint may name; any other part has to be named by the user."""
 
 
-def build_trusted(config: dict[str, Any], name: str) -> Any:
+def build_trusted(config: Any, name: str) -> Any:
     """Build what a checkpoint describes, if it is a part of this package.
 
     Args:
-        config: the description, with ``_target_``.
+        config: the description, plain values with ``_target_`` and, as Hydra has them, ``_args_`` and ``_partial_``.
         name: what the user calls it, such as ``dataset``.
 
     Raises:
         InputError: if it names anything else; a file must not choose what code is run.
     """
-    return instantiate(check_trusted(config, name))
+    return _build(check_trusted(config, name))
 
 
 def check_trusted(config: Any, name: str) -> Any:
@@ -45,18 +45,31 @@ def check_trusted(config: Any, name: str) -> Any:
     return config
 
 
-def _is_trusted(target: str) -> bool:
-    if not target.startswith(TRUSTED):
+def _build(config: Any) -> Any:
+    if isinstance(config, list):
+        return [_build(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    built = {key: _build(value) for key, value in config.items()}
+    if "_target_" not in built:
+        return built
+    arguments = {key: value for key, value in built.items() if key not in ("_target_", "_args_", "_partial_")}
+    make = partial(resolve_name(built["_target_"]), *built.get("_args_", ()), **arguments)
+    return make if built.get("_partial_") else make()
+
+
+def _is_trusted(target: Any) -> bool:
+    if not str(target).startswith(TRUSTED):
         return False
     try:
-        part = get_object(target)
-    except ImportError:  # a part of another version
+        part = resolve_name(target)
+    except (ImportError, AttributeError, ValueError):  # a part of another version
         return False
     # A module of ours also has what it imports: divconq_pl.data.glyphs.os is not a part of this package.
     return f"{getattr(part, '__module__', '')}.".startswith(TRUSTED)
 
 
-def _list_targets(config: Any) -> Iterator[str]:
+def _list_targets(config: Any) -> Iterator[Any]:
     if isinstance(config, dict):
         if "_target_" in config:
             yield config["_target_"]

@@ -1,0 +1,104 @@
+"""The way from a checkpoint to an Embedder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from divconq_pl.data.decoding import MAX_MEGAPIXELS
+from divconq_pl.errors import InputError
+from divconq_pl.inference.checkpoints import CONFIG_KEY, find_best, load_embedder, read_checkpoint, refuse_odd_entries
+from divconq_pl.inference.embedder import Embedder
+from divconq_pl.inference.network import EmbeddingNetwork
+from divconq_pl.inference.preprocess import Preprocess
+from divconq_pl.inference.trust import build_trusted
+
+
+def load(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    *,
+    backbone: nn.Module | None = None,
+    transform: Callable[[Image.Image], Tensor] | None = None,
+) -> Embedder:
+    """Load a trained network, ready to embed images.
+
+    Nothing in the file is run: it is read with ``weights_only=True``, and only parts of this package are built from it.
+
+    Args:
+        path: a checkpoint of train.py, or the folder of a run, which stands for its best epoch.
+        device: where the network runs; by default on the accelerator, if there is one.
+        backbone: of a run that trained a network of your own: one like it.
+        transform: Pillow image to tensor, of a run with a test transform of your own.
+
+    Raises:
+        InputError: if there is no such checkpoint, it is damaged, or it names parts that are not of this package.
+        ModuleNotFoundError: without the extra ``app``, such as ``pip install "divconq-pl[cpu]"``.
+
+    Example:
+        >>> embedder = divconq_pl.load("outputs/2026-01-31/12-00-00")  # doctest: +SKIP
+        >>> embedder.embed("folder/of/images") @ embedder.embed("query.jpg").T  # doctest: +SKIP
+    """
+    file = _find_file(Path(path).expanduser())
+    content = read_checkpoint(file, "path")
+    with refuse_odd_entries(file):
+        config = content[CONFIG_KEY]
+        trained = load_embedder(content, backbone)
+        network = EmbeddingNetwork(trained.backbone, trained.embedding)
+        preprocess = build_preprocess(config, transform)
+    return Embedder(network.to(_choose_device(device)), preprocess, config["module"]["embedding_dim"], config)
+
+
+def build_preprocess(config: dict[str, Any], transform: Callable[[Image.Image], Tensor] | None = None) -> Preprocess:
+    """Build from the configuration of a run what its evaluation does with an image.
+
+    Args:
+        config: the configuration.
+        transform: in place of the run's own.
+
+    Raises:
+        InputError: if the transform is not one of this package.
+    """
+    data, size = config["data"], config.get("image_size")
+    if transform is None:
+        transform = build_trusted(data.get("test_transform"), "transform")
+    source = data["dataset"] if isinstance(data.get("dataset"), dict) else {}
+    return Preprocess(
+        transform,
+        int(config["channels"]),
+        None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1]),
+        white_level=source.get("white_level"),
+        max_megapixels=source.get("max_megapixels", MAX_MEGAPIXELS),
+    )
+
+
+def _find_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    if (found := find_best(path)) is not None:
+        return found
+    if lying := sorted(path.glob("*.ckpt")):
+        raise InputError(f"path={str(path)!r} holds checkpoints; give one of them, such as {lying[0].name!r}")
+    if runs := [run.parent for run in sorted(path.glob("*/checkpoints"))]:
+        raise InputError(f"path={str(path)!r} holds several runs; give one of them, such as {str(runs[0])!r}")
+    raise InputError(f"path={str(path)!r} holds no checkpoint; give the folder of a run, or a file")
+
+
+def _choose_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # an unknown name, or one that this torch is not built for
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device={str(device)!r} cannot be used ({reason}); use 'cpu', or 'cuda' with a GPU"
+        ) from error
+    return chosen
