@@ -27,15 +27,11 @@ from divconq_pl.metrics.retrieval import (
 Array = NDArray[np.float64]
 
 
-@pytest.fixture(autouse=True, params=["faiss", "torch", "ranking"])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Search with and without faiss, and rank the whole gallery, as is done for large classes."""
-    if request.param == "torch":
-        monkeypatch.setattr(nearest, "_find_faiss", lambda: None)
-    elif request.param == "ranking":
+@pytest.fixture(autouse=True, params=["few", "ranking"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Find a few, and rank the whole gallery, as is done for large classes."""
+    if request.param == "ranking":
         monkeypatch.setattr(nearest, "FEW", 0)
-    else:
-        pytest.importorskip("faiss")
     return request.param
 
 
@@ -136,7 +132,7 @@ def test_metrics_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch):
     assert retrieval_metrics(embeddings, labels) == whole
 
 
-@pytest.mark.parametrize("backend", ["torch"], indirect=True)
+@pytest.mark.parametrize("way", ["few"], indirect=True)
 def test_no_more_similarities_than_a_block_exist_at_a_time(monkeypatch: pytest.MonkeyPatch):
     embeddings, labels = embedded(60)
     largest = nearest._find_largest
@@ -219,7 +215,7 @@ def test_what_looks_at_a_whole_class_can_be_left_out():
 def test_how_long_it_takes_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch):
     embeddings, labels = embedded(60)
     monkeypatch.setattr(nearest, "_BLOCK_BYTES", 60 * 20)
-    monkeypatch.setattr("divconq_pl.metrics.retrieval.LONG", 0.0)
+    monkeypatch.setattr("divconq_pl.metrics.answers.LONG", 0.0)
     with pytest.warns(UserWarning, match="comparing 60 images with 60 takes about 0 minutes") as said:
         retrieval_metrics(embeddings, labels)
     assert len(said) == 1

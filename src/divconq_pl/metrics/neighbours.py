@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import ModuleType
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -21,7 +23,7 @@ def neighbours(queries: Tensor, gallery: Tensor | None = None, *, k: int) -> Ten
     """Find each query's k nearest gallery images by Euclidean distance of the L2-normalised embeddings.
 
     Equally near images come in the order of their index. (Distances that differ only by rounding count as different.)
-    On CPUs faiss searches where it is installed; anywhere else torch does.
+    torch searches, also on CPUs, where its products take a third to two thirds of the time of faiss's.
 
     Args:
         queries: embeddings, shape (Q, d), of any float type and memory layout; compared in float32.
@@ -65,20 +67,7 @@ def neighbour_blocks(queries: Tensor, gallery: Tensor | None, k: int, asked: Ten
             "embed both with the same model"
         )
     k = min(k, len(gallery) - leave_out)
-    faiss = _find_faiss() if queries.device.type == "cpu" and 0 < k <= FEW else None
-    if faiss is None:
-        yield from _search_by_torch(queries, asked, leave_out, gallery, k)
-    else:
-        yield from _search_by_faiss(faiss, queries, asked, leave_out, gallery, k)
-
-
-def _find_faiss() -> ModuleType | None:
-    try:
-        import faiss
-    except ModuleNotFoundError:
-        return None
-    module: ModuleType = faiss
-    return module
+    yield from _search(queries, asked, leave_out, gallery, k)
 
 
 def unit_rows(embeddings: Tensor) -> Tensor:
@@ -113,7 +102,7 @@ def check_unit_rows(embeddings: Tensor, name: str) -> Tensor:
     return unit_rows(embeddings)
 
 
-def _search_by_torch(queries: Tensor, asked: Tensor, leave_out: bool, gallery: Tensor, k: int) -> Iterator[Tensor]:
+def _search(queries: Tensor, asked: Tensor, leave_out: bool, gallery: Tensor, k: int) -> Iterator[Tensor]:
     """Compare with the whole gallery at once; with ``leave_out`` a query is not to find the image of its own index."""
     find, bytes_each = (_find_largest, 4) if k <= FEW else (_rank, 20)
     rows = min(len(asked), max(1, _BLOCK_BYTES // (bytes_each * len(gallery))))
@@ -126,30 +115,6 @@ def _search_by_torch(queries: Tensor, asked: Tensor, leave_out: bool, gallery: T
         yield find(similarities, k)
 
 
-def _search_by_faiss(
-    faiss: ModuleType, queries: Tensor, asked: Tensor, leave_out: bool, gallery: Tensor, k: int
-) -> Iterator[Tensor]:
-    """Let faiss search, which never holds all similarities of a query, and settle ties, which it does not."""
-    index = faiss.IndexFlatIP(gallery.shape[1])
-    index.add(gallery.contiguous().numpy())
-    wanted = min(k + 1 + leave_out, len(gallery))
-    for block in asked.split(max(1, _BLOCK_BYTES // (16 * wanted))):
-        values, found = map(torch.from_numpy, index.search(queries[block].numpy(), wanted))
-        if leave_out:
-            others = found != block[:, None]
-            others[others.all(dim=1), -1] = False  # so many are equally near that faiss did not return the query itself
-            values, found = (x[others].view(len(block), wanted - 1) for x in (values, found))
-        equal = values[:, 1:] == values[:, :-1]
-        cut = equal[:, k - 1] if values.shape[1] > k else equal.new_zeros(len(block))
-        found, tied = found[:, :k], equal[:, : k - 1].any(dim=1)
-        if tied.any():
-            found[tied] = _sort_by_value(values[tied, :k], found[tied])
-        if cut.any():
-            # Among those as near as the last one, faiss picks any.
-            found[cut] = torch.cat(list(_search_by_torch(queries, block[cut], leave_out, gallery, k)))
-        yield found
-
-
 def _rank(similarities: Tensor, k: int) -> Tensor:
     """Return what :func:`_find_largest` does, by sorting whole numbers, whose cost hardly depends on k.
 
@@ -160,14 +125,21 @@ def _rank(similarities: Tensor, k: int) -> Tensor:
     keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
     keys = keys.bitwise_left_shift_(32).bitwise_or_(torch.arange(width - 1, -1, -1, device=bits.device))
     if keys.device.type == "cpu":
-        numbers = keys.numpy()  # NumPy sorts several times as fast as torch
-        numbers.partition(width - k, axis=1)
-        best = numbers[:, width - k :]
-        best.sort(axis=1)
-        keys = torch.from_numpy(best).flip(1)
+        numbers = keys.numpy()  # NumPy sorts several times as fast as torch, but with one thread
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda rows: _sort_largest(rows, k), np.array_split(numbers, threads)))
+        keys = torch.from_numpy(numbers[:, width - k :]).flip(1)
     else:
         keys = keys.topk(k, dim=1).values
     return width - 1 - (keys & 0xFFFFFFFF)
+
+
+def _sort_largest(numbers: NDArray[np.int64], k: int) -> None:
+    """Put each row's k largest numbers at its end, ascending, in place."""
+    if k:
+        numbers.partition(-k, axis=1)
+        numbers[:, -k:].sort(axis=1)
 
 
 def _find_largest(similarities: Tensor, k: int) -> Tensor:
