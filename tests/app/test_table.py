@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from divconq_pl.app.results import average_over_seeds, check_published
-from divconq_pl.app.table import print_results
+from divconq_pl.app.table import describe_worst, print_results
 from divconq_pl.errors import InputError
 
 
@@ -122,3 +122,9 @@ def test_metrics_of_other_protocols_are_told_apart():
 def test_an_empty_table_is_refused():
     with pytest.raises(InputError, match="no run"):
         print_results([])
+
+
+def test_the_worst_are_named_in_one_line():
+    rows = [{"name": name, "images": n, "recall_at_4": r} for name, n, r in (("cat", 3, 0.25), ("dog", 1, 1.0))]
+    assert describe_worst(rows) == "Worst classes by R@4: cat 25.0 (3 images)"
+    assert describe_worst(rows, most=0) == describe_worst(rows[1:]) == "Every class has R@4 of 100"

@@ -94,7 +94,7 @@ def test_a_single_class_and_images_without_any_are_embedded_and_not_measured(cal
     out, found = evaluate(call, checkpoint, root, *data, "export=one.npz")
     assert "Embedded 6 images of a single class, in which there is nothing to measure: see one.npz" in out
     assert "100.00" not in out
-    assert found == {"name": found["name"], "test/images": 6, "test/classes": 1}
+    assert found == {"name": found["name"], "test/images": 6, "test/classes": 1, "protocol": "open"}
     with np.load("one.npz") as file:
         assert len(file["embeddings"]) == 6
         assert [path.rpartition("/")[2] for path in file["paths"]] == [f"{i}.png" for i in range(6)]
@@ -102,6 +102,29 @@ def test_a_single_class_and_images_without_any_are_embedded_and_not_measured(cal
     line = refusal(call("evaluate.py", checkpoint, *(data or ["dataset=image_folder"]), f"dataset.root='{root}'"))
     assert "so there is nothing to measure" in line
     assert line.endswith("export=FILE writes their embeddings")
+
+
+def test_images_of_trained_classes_are_tested_by_protocols_of_their_own(call, tmp_path):
+    fill(tmp_path / "data" / "train", 4, 12)
+    fill(tmp_path / "data" / "test", 5, 3)  # one of them is new
+    root, run = f"dataset.root='{tmp_path / 'data'}'", tmp_path / "run"
+    line = refusal(call("train.py", *QUICK, root))
+    assert "4 classes" in line
+    assert line.endswith("use protocol=closed to test on new images of these classes")
+    code, out, err = call("train.py", *QUICK, root, "divide=none", "protocol=closed", f"hydra.run.dir='{run}'")
+    assert code == 0, err
+    assert "New images of classes that were trained on, best epoch by validation: 12 images of 4" in " ".join(
+        out.split()
+    )
+    found = json.loads((run / "results.json").read_text())
+    assert (found["protocol"], found["test/images"], found["test/classes"]) == ("closed", 12, 4)
+    assert sum(row["images"] * row["recall_at_1"] for row in found["per_class"]) == 12 * found["test/recall_at_1"]
+    code, out, err = call("evaluate.py", f"checkpoint='{run}'", "protocol=train_gallery", "json=r.json")
+    assert code == 0, err
+    assert "looked for among the training images: 12 queries in 40 images of 4 classes" in " ".join(out.split())
+    assert json.loads((tmp_path / "r.json").read_text())["protocol"] == "train_gallery"
+    line = refusal(call("train.py", "protocol=closed"))
+    assert line.endswith("use it with dataset=image_folder, csv or huggingface")
 
 
 def test_queries_in_the_gallery_are_warned_of_where_they_are_evaluated(call, checkpoint, tmp_path):

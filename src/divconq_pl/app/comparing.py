@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from divconq_pl.app.command import end_with_error
 from divconq_pl.app.comparison import name_checkpoints
 from divconq_pl.app.reporting import read_epochs
-from divconq_pl.app.results import flatten
+from divconq_pl.app.results import describe_protocol, flatten
 from divconq_pl.app.runs import Run, compare_queries
 from divconq_pl.app.table import print_results
 from divconq_pl.errors import InputError
@@ -64,7 +64,7 @@ def compare(folders: Sequence[str | Path], path: str | Path) -> Path:
     if len(set(names)) < len(names):
         raise InputError(f"a run is named twice in {', '.join(map(str, folders))}; name each once")
     rows = [{**run.results, "name": name} for run, name in zip(runs, names, strict=True)]
-    print_results(rows, title="Unseen classes")
+    print_results(rows, title=describe_protocol(rows))
     differences = []
     for run, name in zip(runs[1:], names[1:], strict=True):
         for metric, shown in _METRICS.items():

@@ -1,8 +1,8 @@
-"""The program evaluate.py: evaluate checkpoints of train.py on unseen classes, without training."""
+"""The program evaluate.py: evaluate checkpoints of train.py, without training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,15 +20,18 @@ from divconq_pl.app.comparison import (
     find_checkpoints,
     name_checkpoints,
 )
-from divconq_pl.app.evaluation import check_channels, check_not_shared, embed, measure
+from divconq_pl.app.evaluation import check_channels, check_not_shared, check_protocol, embed, measure
 from divconq_pl.app.export import check_export, export_embeddings
-from divconq_pl.app.results import check_published, describe_images, write_json
-from divconq_pl.app.table import print_results
+from divconq_pl.app.results import check_published, describe_images, describe_protocol, write_json
+from divconq_pl.app.table import describe_worst, print_results
 from divconq_pl.data import RetrievalDataModule, RetrievalDataset
+from divconq_pl.data.dataset import TestProtocol
 from divconq_pl.errors import InputError
 from divconq_pl.inference.checkpoints import CONFIG_KEY, load_embedder, read_checkpoint, refuse_odd_entries
 from divconq_pl.inference.network import MeanOfFlips
 from divconq_pl.inference.trust import build_trusted, check_trusted
+from divconq_pl.metrics.per_class import list_classes
+from divconq_pl.metrics.retrieval import Answers
 
 HINTS = {
     **dict.fromkeys(("json", "export"), str | None),
@@ -38,6 +41,7 @@ HINTS = {
     "checkpoint": str | list[str],
     "channels": int,
     "flip": bool,
+    "protocol": TestProtocol | None,
     "image_size": int | list[int] | None,
 }
 """What the keys of conf/evaluate.yaml hold."""
@@ -67,6 +71,8 @@ def main(cfg: DictConfig) -> None:
     Args:
         cfg: conf/evaluate.yaml, as the user changed it.
     """
+    if cfg.dataset and cfg.protocol is None:
+        cfg.protocol = "open"  # whatever the run asked for: these are other images
     check_config(cfg)
     paths = find_checkpoints(cfg.checkpoint if isinstance(cfg.checkpoint, str) else list(cfg.checkpoint))
     if cfg.export is not None:
@@ -132,7 +138,7 @@ def evaluate_checkpoint(
     options = before[0].options if before else {**cfg.evaluation, "recall_ks": ks}
     images = check_same_images(before[-1].images if before else (), data.tested, path)
     embeddings = embed(trainer, module, data)
-    row = {**measure(embeddings, images, **options), "name": name}
+    row = {**measure_all(embeddings, images, **options), "name": name, "protocol": get_protocol(cfg, config)}
     if cfg.dataset:
         return Evaluated(row, embeddings, images, options, chosen_by_test=False)
     row |= check_published(config.get("published"))
@@ -150,6 +156,10 @@ def make_data(cfg: DictConfig, config: dict[str, Any]) -> RetrievalDataModule:
         InputError: if the network cannot take the images, or the checkpoint names a part of another package.
     """
     cfg = cfg.copy()
+    cfg.protocol = get_protocol(cfg, config)
+    check_protocol(cfg.protocol, cfg.dataset or config["data"]["dataset"])
+    if not cfg.dataset and "protocol" in config["data"]["dataset"]:
+        config["data"]["dataset"]["protocol"] = cfg.protocol
     if not cfg.backbone:
         cfg.channels = config["channels"]
     for key in ("image_size", "preprocessing"):
@@ -164,6 +174,20 @@ def make_data(cfg: DictConfig, config: dict[str, Any]) -> RetrievalDataModule:
     return data
 
 
+def measure_all(embeddings: Sequence[Tensor], images: Sequence[RetrievalDataset], **options: Any) -> dict[str, Any]:
+    """Measure embeddings as :func:`measure` does, with the figures of each class under ``per_class``."""
+    answers: list[Answers] = []
+    metrics: dict[str, Any] = {**measure(embeddings, images, answers, **options)}
+    labels = images[0].targets[: len(embeddings[0])]
+    return metrics | ({"per_class": list_classes(answers[0], labels, images[0].classes)} if answers else {})
+
+
+def get_protocol(cfg: DictConfig, config: Mapping[str, Any]) -> str:
+    """Return the protocol asked for, or else that of the run."""
+    asked: str = cfg.protocol or config.get("protocol", "open")
+    return asked
+
+
 def combine(evaluated: Sequence[Evaluated]) -> tuple[list[Tensor], list[dict[str, Any]]]:
     """Put the embeddings and the results of all checkpoints together.
 
@@ -175,7 +199,9 @@ def combine(evaluated: Sequence[Evaluated]) -> tuple[list[Tensor], list[dict[str
     if len(evaluated) == 1:
         return first.embeddings, [first.row]
     together = concatenate([one.embeddings for one in evaluated])
-    return together, add_summary_rows([one.row for one in evaluated], measure(together, first.images, **first.options))
+    return together, add_summary_rows(
+        [one.row for one in evaluated], measure_all(together, first.images, **first.options)
+    )
 
 
 def report(cfg: DictConfig, rows: Sequence[dict[str, Any]], chosen_by_test: bool) -> None:
@@ -186,8 +212,10 @@ def report(cfg: DictConfig, rows: Sequence[dict[str, Any]], chosen_by_test: bool
         embedded = rows[0]["test/images"] + rows[0].get("test/queries", 0)
         print(f"Embedded {embedded} images of a single class, in which there is nothing to measure: see {cfg.export}")
         return
-    title = "Unseen classes"
+    title = describe_protocol(rows)
     if chosen_by_test:
         title += ", by which the run chose its best epoch, which inflates the figures"
     title += f": {describe_images(rows)}"
     print_results(rows, title=title)
+    if len(rows) == 1:
+        print(describe_worst(rows[0]["per_class"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,24 @@ def check_channels(data: RetrievalDataModule, channels: int) -> None:
         raise InputError(
             f"the images to evaluate on have {found} channel(s), but the network of the checkpoint takes {channels}; "
             "choose another data set, or a network that was trained on such images"
+        )
+
+
+def check_protocol(protocol: str, dataset: Mapping[str, Any] | None) -> None:
+    """Refuse to ask for classes that were trained on where the data set holds images of new classes only.
+
+    Args:
+        protocol: what the test asks for.
+        dataset: the configuration of the data set.
+
+    Raises:
+        InputError: if the data set knows no other protocol than ``"open"``.
+    """
+    if protocol != "open" and "protocol" not in (dataset or {}):
+        name = str((dataset or {}).get("_target_", "this data set")).rpartition(".")[2]
+        raise InputError(
+            f"protocol={protocol} asks for images of classes that are trained on, and {name} tests on new classes; use "
+            "it with dataset=image_folder, csv or huggingface"
         )
 
 

@@ -112,6 +112,7 @@ def report_run(
         embeddings=embeddings,
         centres=None if module is None else _embed_centres(module, data, notes.divisions),
         answers=answers,
+        protocol=cfg.protocol,
         results={} if run is None else run.results,
         plain=None if run is None else _describe_plain(run),
         verdict="The run was stopped before its end." if run is None else judge(run),

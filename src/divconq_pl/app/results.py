@@ -3,7 +3,8 @@
 A run's results are one flat mapping, which ``results.json`` in its folder holds: ``name`` and ``overrides`` (what was
 asked for), ``test/recall_at_<K>``, ``test/map_at_r``, ``test/r_precision`` and, where computed, ``test/nmi``,
 ``test/marp``, ``test/reid_recall_at_<K>``, ``test/cross_camera_map`` and so on as fractions in [0, 1], ``test/images``,
-``test/classes`` and, where there is a gallery, ``test/queries`` (how many), ``train/seconds``, ``epoch`` (the
+``test/classes`` and, where there is a gallery, ``test/queries`` (how many), ``protocol`` (what was asked),
+``per_class`` (see :mod:`divconq_pl.metrics.per_class`), ``train/seconds``, ``epoch`` (the
 one that was tested, from 0), ``selection`` (how it was chosen), and ``published/source`` with ``published/recall_at_1``
 and so on: what somebody published for the same.
 """
@@ -30,6 +31,12 @@ SELECTIONS = {
     "last_epoch": "last epoch",
 }
 """How the epoch that is tested was chosen, and how a table says it."""
+PROTOCOLS = {
+    "open": "Unseen classes",
+    "closed": "New images of classes that were trained on",
+    "train_gallery": "New images of classes that were trained on, looked for among the training images",
+}
+"""What a test asks for, and how a table says it."""
 PUBLISHED = "published/"
 """What the keys of published figures begin with."""
 
@@ -108,6 +115,12 @@ def describe_selection(rows: Iterable[Row]) -> str:
     return "; ".join(
         text for selection, text in SELECTIONS.items() if any(r.get("selection") == selection for r in rows)
     )
+
+
+def describe_protocol(rows: Iterable[Row]) -> str:
+    """Say what the tests of some runs asked for, for a heading; a run that does not say it asked for new classes."""
+    asked = {row.get("protocol", "open") for row in rows}
+    return "; ".join(text for protocol, text in PROTOCOLS.items() if protocol in asked)
 
 
 def describe_images(rows: Sequence[Row]) -> str:
@@ -208,6 +221,8 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _simplify(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_simplify(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _simplify(item) for key, item in value.items()}
     if hasattr(value, "item"):  # a NumPy number or a tensor
         value = value.item()
     if isinstance(value, Path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from divconq_pl.app.results import PUBLISHED, Row
 from divconq_pl.errors import InputError
+from divconq_pl.metrics.per_class import read_k
 
 _WIDEST = 1000  # columns of a table in a file
 
@@ -87,6 +88,29 @@ def print_results(rows: Sequence[Row], *, title: str | None = None, console: Con
     with console.capture() as captured:
         console.print(table, crop=False, style=None)
     return Text.from_ansi(captured.get()).plain
+
+
+def describe_worst(rows: Sequence[Mapping[str, Any]], most: int = 5) -> str:
+    """Name the worst classes in one line.
+
+    Args:
+        rows: as :func:`~divconq_pl.metrics.per_class.list_classes` returns them.
+        most: how many to name.
+
+    Example:
+        >>> describe_worst([{"name": "dog", "images": 1, "recall_at_1": 0.0}])
+        'Worst classes by R@1: dog 0.0 (1 image)'
+    """
+    recall = next(key for key in rows[0] if key.startswith("recall_at_"))
+    known = [row for row in rows if row[recall] is not None]
+    named = [
+        f"{row['name']} {100 * row[recall]:.1f} ({row['images']} image{'s' if row['images'] > 1 else ''})"
+        for row in known[:most]
+        if row[recall] < 1
+    ]
+    if not named:
+        return f"Every class has R@{read_k(recall)} of 100"
+    return f"Worst classes by R@{read_k(recall)}: {', '.join(named)}"
 
 
 def _list_published(rows: Sequence[Row]) -> list[dict[str, Any]]:

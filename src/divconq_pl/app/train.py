@@ -21,7 +21,7 @@ from divconq_pl.app.checks.images import check_findable, check_images, check_que
 from divconq_pl.app.checks.rehearsal import check_trainer, rehearse
 from divconq_pl.app.checks.values import check_arguments, check_values
 from divconq_pl.app.console import note, say
-from divconq_pl.app.evaluation import check_not_shared, embed, measure
+from divconq_pl.app.evaluation import check_not_shared, check_protocol, embed, measure
 from divconq_pl.app.few_images import fit_to_few_images, list_asked
 from divconq_pl.app.interruption import NoticeDeadWorkers, StopBetweenBatches
 from divconq_pl.app.loggers import finish, log_settings, log_test
@@ -31,19 +31,22 @@ from divconq_pl.app.results import (
     RESULTS_FILE,
     check_published,
     describe_images,
+    describe_protocol,
     describe_selection,
     name_selection,
     write_json,
 )
 from divconq_pl.app.runs import Run, judge, write_queries
 from divconq_pl.app.saving import read_epoch
-from divconq_pl.app.table import print_results
+from divconq_pl.app.table import describe_worst, print_results
 from divconq_pl.data import RetrievalDataModule
+from divconq_pl.data.dataset import TestProtocol
 from divconq_pl.inference.checkpoints import CONFIG_KEY, check_fit, read_checkpoint
 from divconq_pl.lightning.callback import DivideConquerCallback
 from divconq_pl.lightning.journal import PlainJournal
 from divconq_pl.lightning.module import DivideConquerModule
 from divconq_pl.lightning.resume import ExactResume
+from divconq_pl.metrics.per_class import list_classes
 from divconq_pl.metrics.retrieval import Answers
 
 HINTS = {
@@ -53,6 +56,7 @@ HINTS = {
     "evaluation": dict,
     "divide": dict | None,
     "published": dict | None,
+    "protocol": TestProtocol,
     "ckpt_path": str | None,
     "image_size": int | list[int] | None,
 }
@@ -95,10 +99,12 @@ def main(cfg: DictConfig) -> float:
 
     best_path = best.best_model_path if best else ""  # also empty if validation is switched off
     embeddings, metrics, answers = test(cfg, trainer, module, data, best_path)
-    write_queries(folder, answers, data.tested[0].targets[: len(answers.nearest)].numpy())
+    asked = data.tested[0].targets[: len(answers.nearest)]
+    write_queries(folder, answers, asked.numpy())
     pictures.draw_gallery(folder / "pictures", embeddings, data.tested)
 
     results = collect_results(cfg, data, best, metrics, seconds, notes)
+    results["per_class"] = list_classes(answers, asked, data.tested[0].classes)
     table = report(folder, results)
     finish(trainer.loggers, sorted((folder / "pictures").glob("*.png")), table, step=trainer.global_step)
     report_run(folder, cfg, data, notes, module=module, embeddings=embeddings, answers=answers)
@@ -114,6 +120,7 @@ def check_config(cfg: DictConfig) -> None:
     check_values(cfg, **HINTS)
     check_arguments(measure, cfg, "evaluation")
     check_published(cfg.published)
+    check_protocol(cfg.protocol, cfg.dataset)
 
 
 def make_data(cfg: DictConfig) -> RetrievalDataModule:
@@ -260,6 +267,7 @@ def collect_results(
         **_describe_clusters(divisions),
         "division/seconds": sum(s for summary in divisions for key, s in summary.items() if key.startswith("seconds_")),
         "seed": cfg.seed,
+        "protocol": cfg.protocol,
         "selection": name_selection(data.validate_on, validated=bool(best and best.best_model_path)),
         "overrides": list(hydra.overrides.task),
         "name": Path(hydra.runtime.output_dir).name,
@@ -285,9 +293,10 @@ def report(folder: Path, results: Mapping[str, Any]) -> str:
         The table that was printed.
     """
     write_json(folder / RESULTS_FILE, results)
-    title = f"Unseen classes, {describe_selection([results])}: {describe_images([results])}"
+    title = f"{describe_protocol([results])}, {describe_selection([results])}: {describe_images([results])}"
     table = print_results([results], title=title)
     note("\n" + table)
+    say(describe_worst(results["per_class"]))
     say(judge(Run.read(folder)))
     say(f"everything of this run is in {folder}")
     return table

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from divconq_pl.data.annotations import read_lines
-from divconq_pl.data.dataset import FileDataset, Splits
+from divconq_pl.data.dataset import FileDataset, Splits, TestProtocol
 from divconq_pl.data.decoding import MAX_MEGAPIXELS, UnreadableImageError, check_limits, read_rgb
-from divconq_pl.data.listed_parts import NOT_SPLIT, PARTS, UNLABELLED, Tested, get_tested, make_splits
+from divconq_pl.data.listed_parts import NOT_SPLIT, PARTS, UNLABELLED, Splitting, Tested
 from divconq_pl.data.samples import OnBadImage, check_on_bad_image, find_missing, find_unreadable
 from divconq_pl.errors import InputError
 
@@ -39,6 +39,9 @@ class CsvFile:
         test_fraction: share of the classes for the test, if there is no split.
         fold: for cross-validation, in place of ``val_fraction``; see :func:`~divconq_pl.data.hold_out`.
         num_folds: number of folds.
+        protocol: ``"open"`` tests on new classes; ``"closed"`` on new images of the classes that are trained on;
+            ``"train_gallery"`` looks for such images among the training images. Images of each class are then held out
+            in place of classes, where nothing says which are for the test or validation.
         on_bad_image: ``"stop"`` with the name of the file when it is read, or ``"skip"``: decode every image once
             beforehand and leave out those that cannot be.
         white_level: the value that is white in gray images of more than 8 bits; by default as their format says.
@@ -57,6 +60,7 @@ class CsvFile:
         test_fraction: float = 0.3,
         fold: int | None = None,
         num_folds: int = 4,
+        protocol: TestProtocol = "open",
         on_bad_image: OnBadImage = "stop",
         white_level: float | None = None,
         max_megapixels: float = MAX_MEGAPIXELS,
@@ -68,12 +72,8 @@ class CsvFile:
             raise InputError(f"root={str(root)!r} {state}; give a CSV file with the columns path and label")
         check_on_bad_image(on_bad_image)
         check_limits(white_level, max_megapixels)
-        self.val_fraction = val_fraction
-        self.test_fraction = test_fraction
-        self.fold = fold
-        self.num_folds = num_folds
+        self._splitting = Splitting(val_fraction, test_fraction, fold, num_folds, protocol, seed)
         self.on_bad_image = on_bad_image
-        self.seed = seed
         self._options: dict[str, Any] = {"white_level": white_level, "max_megapixels": max_megapixels}
 
     def splits(self) -> Splits:
@@ -87,15 +87,7 @@ class CsvFile:
             raise InputError(
                 f"{str(self.root)!r} has no column label; images without it can be embedded, not trained on"
             )
-        return make_splits(
-            parts,
-            self.root,
-            val_fraction=self.val_fraction,
-            test_fraction=self.test_fraction,
-            fold=self.fold,
-            num_folds=self.num_folds,
-            seed=self.seed,
-        )
+        return self._splitting.split(parts, self.root)
 
     def evaluated(self) -> Tested:
         """Return what an evaluation without a training is about: query and gallery, or test, or all without a split.
@@ -103,7 +95,7 @@ class CsvFile:
         Raises:
             InputError: as :meth:`splits`.
         """
-        return get_tested(self._read_parts(), self.root)
+        return self._splitting.choose_tested(self._read_parts(), self.root)
 
     def _read_parts(self) -> dict[str, FileDataset]:
         rows = _read_rows(self.root)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Transform = Callable[[Image.Image], Tensor]
+TestProtocol = Literal["open", "closed", "train_gallery"]
+"""What a test asks for: images of new classes among each other; new images of classes that were trained on, among each
+other; or such images among the training images."""
 
 
 class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
@@ -135,12 +138,17 @@ class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
         """
         position = {name: i for i, name in enumerate(names)}
         new_label = torch.tensor([position.get(name, -1) for name in self.classes])
-        kept = (new_label[self.targets] >= 0).nonzero().squeeze(1)
-        other = copy.copy(self)
-        other._rows = self._rows[kept]
-        other.targets = new_label[self.targets[kept]]
-        other.groups = None if self.groups is None else self.groups[kept]
+        other = self.with_images((new_label[self.targets] >= 0).nonzero().squeeze(1))
+        other.targets = new_label[other.targets]
         other.classes = list(names)
+        return other
+
+    def with_images(self, indices: Tensor) -> Self:
+        """Return some of the images, int64 (M,), under the same class names; the data is shared."""
+        other = copy.copy(self)
+        other._rows = self._rows[indices]
+        other.targets = self.targets[indices]
+        other.groups = None if self.groups is None else self.groups[indices]
         return other
 
     @abstractmethod
@@ -267,21 +275,23 @@ def random_numbers(seed: str) -> Iterator[int]:
 class Splits:
     """The parts of a data set, each labelled from 0 by itself.
 
-    Classes are compared by name: none that is trained on is evaluated on.
+    Classes are compared by name: none that is trained on is evaluated on, unless the protocol is about these.
 
     Args:
         train: training images.
         val: validation images, by which the best epoch is chosen; None if there are none.
         test: test images; or (query, gallery), which share their class names.
+        protocol: ``"open"``, or one that tests on classes that are trained on.
 
     Raises:
         InputError: if a part has fewer than two classes, query and gallery differ in their class names, or training
-            classes are in another part.
+            classes are in another part of an open test.
     """
 
     train: RetrievalDataset
     val: RetrievalDataset | None
     test: RetrievalDataset | tuple[RetrievalDataset, RetrievalDataset]
+    protocol: TestProtocol = "open"
 
     def __post_init__(self) -> None:
         """Refuse parts with a single class, and an evaluation on classes that are trained on."""
@@ -296,7 +306,7 @@ class Splits:
             if len(present) < 2:
                 raise InputError(f"the {part} part has {len(present)} class(es) with images; retrieval needs 2 or more")
             shared = [name for name in present if name in trained]
-            if shared and data is not self.train:
+            if shared and data is not self.train and self.protocol == "open":
                 raise InputError(
                     f"{len(shared)} classes of the training part are also in the {part} part, which is for new "
                     f"classes: {', '.join(shared[:3])}{', ...' if len(shared) > 3 else ''}; leave each in one of them"

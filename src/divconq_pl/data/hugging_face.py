@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from divconq_pl.data.dataset import RetrievalDataset, Splits
+from divconq_pl.data.dataset import RetrievalDataset, Splits, TestProtocol
 from divconq_pl.data.decoding import MAX_MEGAPIXELS, check_limits, read_rgb
 from divconq_pl.data.hugging_face_tables import (
     find_image_column,
@@ -21,7 +21,7 @@ from divconq_pl.data.hugging_face_tables import (
     load_tables,
     read_labels,
 )
-from divconq_pl.data.listed_parts import NOT_SPLIT, PARTS, UNLABELLED, Tested, get_tested, make_splits
+from divconq_pl.data.listed_parts import NOT_SPLIT, PARTS, UNLABELLED, Splitting, Tested
 from divconq_pl.data.samples import OnBadImage, check_on_bad_image, find_unreadable, join_first
 from divconq_pl.errors import InputError
 
@@ -49,6 +49,9 @@ class HuggingFace:
         test_fraction: share of the classes for the test, if there is one split.
         fold: for cross-validation, in place of ``val_fraction``; see :func:`~divconq_pl.data.hold_out`.
         num_folds: number of folds.
+        protocol: ``"open"`` tests on new classes; ``"closed"`` on new images of the classes that are trained on;
+            ``"train_gallery"`` looks for such images among the training images. Images of each class are then held out
+            in place of classes, where nothing says which are for the test or validation.
         on_bad_image: ``"stop"`` when it is read, or ``"skip"``: decode every image once beforehand and leave out those
             that cannot be.
         white_level: the value that is white in gray images of more than 8 bits; by default as their format says.
@@ -72,6 +75,7 @@ class HuggingFace:
         test_fraction: float = 0.3,
         fold: int | None = None,
         num_folds: int = 4,
+        protocol: TestProtocol = "open",
         on_bad_image: OnBadImage = "stop",
         white_level: float | None = None,
         max_megapixels: float = MAX_MEGAPIXELS,
@@ -89,12 +93,8 @@ class HuggingFace:
         self.root = None if root is None else Path(root).expanduser()
         self.name = name
         self.subset, self.split, self.image, self.label = subset, split, image, label
-        self.val_fraction = val_fraction
-        self.test_fraction = test_fraction
-        self.fold = fold
-        self.num_folds = num_folds
+        self._splitting = Splitting(val_fraction, test_fraction, fold, num_folds, protocol, seed)
         self.on_bad_image = on_bad_image
-        self.seed = seed
         self._read = partial(read_rgb, white_level=white_level, max_megapixels=max_megapixels)
 
     def splits(self) -> Splits:
@@ -108,22 +108,8 @@ class HuggingFace:
             raise InputError(
                 f"{str(self._where)!r} has no column of labels that is known; name it, dataset.label=COLUMN"
             )
-        tested = {name for part in ("test", "query") if part in parts for name in parts[part].classes}
-        if "train" in parts and (shared := [name for name in parts["train"].classes if name in tested]):
-            raise InputError(
-                f"{len(shared)} classes of {str(self._where)!r} are in its split for training and in that for the "
-                f"test, which is for new classes: {join_first(shared)}; dataset.split=train+test reads both as one and "
-                "splits the classes"
-            )
-        return make_splits(
-            parts,
-            self._where,
-            val_fraction=self.val_fraction,
-            test_fraction=self.test_fraction,
-            fold=self.fold,
-            num_folds=self.num_folds,
-            seed=self.seed,
-        )
+        hint = ", or dataset.split=train+test to read both as one and split the classes"
+        return self._splitting.split(parts, self._where, hint=hint)
 
     def evaluated(self) -> Tested:
         """Return what an evaluation without a training is about: query and gallery, or test, or the only split.
@@ -131,7 +117,7 @@ class HuggingFace:
         Raises:
             InputError: as :meth:`splits`.
         """
-        return get_tested(self._read_parts(), self._where)
+        return self._splitting.choose_tested(self._read_parts(), self._where)
 
     @property
     def _where(self) -> Path:

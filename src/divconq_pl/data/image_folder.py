@@ -12,12 +12,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from divconq_pl.data.dataset import FileDataset, Splits
+from divconq_pl.data.dataset import FileDataset, Splits, TestProtocol
 from divconq_pl.data.decoding import MAX_MEGAPIXELS, check_limits, image_extensions, printable, read_rgb
+from divconq_pl.data.listed_parts import NOT_SPLIT, Splitting, Tested
 from divconq_pl.data.parts import LAYOUTS, descend, find_evaluated_parts, find_training_parts
 from divconq_pl.data.samples import (
     OnBadImage,
-    check_gallery,
     check_on_bad_image,
     describe_passed_over,
     find_single,
@@ -26,7 +26,7 @@ from divconq_pl.data.samples import (
     list_folders,
     list_images,
 )
-from divconq_pl.data.splitting import hold_out, split_by_class, split_classes
+from divconq_pl.data.splitting import hold_out, split_classes
 from divconq_pl.errors import InputError
 
 Sample = tuple[str, str]
@@ -62,6 +62,9 @@ class ImageFolder:
         fold: for cross-validation, in place of ``val_fraction``: which of ``num_folds`` equal shares of the classes
             that are not for the test is for validation.
         num_folds: number of folds.
+        protocol: ``"open"`` tests on new classes; ``"closed"`` on new images of the classes that are trained on;
+            ``"train_gallery"`` looks for such images among the training images. Images of each class are then held out
+            in place of classes, where nothing says which are for the test or validation.
         on_bad_image: ``"stop"`` with the name of the file when it is read, or ``"skip"``: decode every image once
             beforehand and leave out those that cannot be.
         white_level: the value that is white in gray images of more than 8 bits; by default as their format says.
@@ -83,6 +86,7 @@ class ImageFolder:
         test_fraction: float | None = None,
         fold: int | None = None,
         num_folds: int = 4,
+        protocol: TestProtocol = "open",
         on_bad_image: OnBadImage = "stop",
         white_level: float | None = None,
         max_megapixels: float = MAX_MEGAPIXELS,
@@ -97,12 +101,15 @@ class ImageFolder:
             raise InputError("val_classes are listed without train_classes or test_classes; list one of these, too")
         if val_classes is not None and fold is not None:
             raise InputError(f"fold={fold} holds classes out for validation, but val_classes lists some; leave one out")
+        if protocol != "open" and not (train_classes is test_classes is None):
+            raise InputError(f"protocol={protocol} tests on classes that are trained on; list no classes")
         check_limits(white_level, max_megapixels)
         self.train_classes, self.val_classes, self.test_classes = train_classes, val_classes, test_classes
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
         self.fold = fold
         self.num_folds = num_folds
+        self.protocol = protocol
         self.on_bad_image = on_bad_image
         self.white_level = white_level
         self.max_megapixels = max_megapixels
@@ -113,38 +120,37 @@ class ImageFolder:
 
         Raises:
             InputError: if the folder has no such layout, a listed class is missing, a part has fewer than two
-                classes, or training classes are evaluated on.
+                classes, or its classes do not fit the protocol.
         """
         with self._reporting() as passed_over:
             root = descend(self.root)
             names = find_training_parts(root)
             if not names:
-                return self._split_by_class(self._list_samples(root, passed_over))
+                return self._split_by_class(self._make_dataset(self._list_samples(root, passed_over)))
             if self.train_classes is not None or self.test_classes is not None:
                 raise InputError(f"{str(root)!r} has its own train folder; leave out train_classes and test_classes")
             parts = {name: self._list_samples(root / name, passed_over) for name in names}
-        _warn_of_shared_classes(parts)
-        train = self._make_dataset(parts["train"])
-        if "val" not in parts:
-            return Splits(*self._hold_out(train), self._make_test_part(parts))
-        if self.fold is not None:
-            raise InputError(f"{str(root)!r} has its own val folder; leave out fold")
-        return Splits(train, self._make_dataset(parts["val"]), self._make_test_part(parts))
+        if self.protocol == "open":
+            _warn_of_shared_classes(parts)
+        return self._splitting.split({name: self._make_dataset(part) for name, part in parts.items()}, root)
 
-    def evaluated(self) -> FileDataset | tuple[FileDataset, FileDataset]:
+    def evaluated(self) -> Tested:
         """Return the images that an evaluation without a training is about.
 
         They are those of ``query`` and ``gallery`` or of ``test``, where there are such folders; the listed test
         classes, or the drawn ones, if there is a list or a ``test_fraction``; and all images otherwise. Images without
-        folders for their classes are of a single one.
+        folders for their classes are of a single one. Under another protocol than ``"open"`` images are left out whose
+        class has no folder in ``train``, where there is one.
 
         Raises:
-            InputError: if there are none, a listed class is missing, or no query has its class in the gallery.
+            InputError: if there are none, a listed class is missing, no query has its class in the gallery, or the
+                parts do not fit the protocol.
         """
         with self._reporting() as passed_over:
             root = descend(self.root)
-            if names := find_evaluated_parts(root):
-                return self._make_test_part({name: self._list_samples(root / name, passed_over) for name in names})
+            if names := find_evaluated_parts(root, trained=self.protocol != "open"):
+                parts = {name: self._make_dataset(self._list_samples(root / name, passed_over)) for name in names}
+                return self._splitting.choose_tested(parts, root)
             if not list_folders(root) and (files := list_images(root, passed_over)):
                 name = printable(root.resolve().name)
                 return self._make_dataset([(name, file) for file in self._leave_out_bad(files, root)])
@@ -152,8 +158,10 @@ class ImageFolder:
         if self.train_classes is not None or self.test_classes is not None:
             return data.with_classes(self._assign_classes(data.classes)[2])
         if self.test_fraction is None or self.test_fraction == 1:
-            return data
-        return data.with_classes(split_classes(data.classes, 0, self.test_fraction, self.seed)[2])
+            return self._splitting.choose_tested({NOT_SPLIT: data}, root)
+        if self.protocol == "open":
+            return data.with_classes(split_classes(data.classes, 0, self.test_fraction, self.seed)[2])
+        return self._split_by_class(data).test
 
     @contextmanager
     def _reporting(self) -> Iterator[Counter[str]]:
@@ -167,8 +175,8 @@ class ImageFolder:
                 stacklevel=4,
             )
 
-    def _make_dataset(self, samples: Sequence[Sample], classes: Sequence[str] | None = None) -> FileDataset:
-        names = sorted({name for name, _ in samples}) if classes is None else classes
+    def _make_dataset(self, samples: Sequence[Sample]) -> FileDataset:
+        names = sorted({name for name, _ in samples})
         label = {name: i for i, name in enumerate(names)}
         files, labels = [file for _, file in samples], [label[name] for name, _ in samples]
         return FileDataset(files, labels, names, read=self._read)
@@ -177,32 +185,19 @@ class ImageFolder:
     def _read(self) -> Callable[[str], Image.Image]:
         return partial(read_rgb, white_level=self.white_level, max_megapixels=self.max_megapixels)
 
-    def _make_test_part(self, parts: dict[str, list[Sample]]) -> FileDataset | tuple[FileDataset, FileDataset]:
-        if "query" not in parts:
-            return self._make_dataset(parts["test"])
-        query, gallery = parts["query"], parts["gallery"]
-        classes = sorted({name for name, _ in (*query, *gallery)})
-        check_gallery([name for name, _ in query], [name for name, _ in gallery], self.root)
-        return self._make_dataset(query, classes), self._make_dataset(gallery, classes)
+    @property
+    def _splitting(self) -> Splitting:
+        share = TEST_FRACTION if self.test_fraction is None else self.test_fraction
+        return Splitting(self.val_fraction, share, self.fold, self.num_folds, self.protocol, self.seed)
 
-    def _split_by_class(self, samples: list[Sample]) -> Splits:
-        data = self._make_dataset(samples)
+    def _split_by_class(self, data: FileDataset) -> Splits:
         if self.train_classes is None and self.test_classes is None:
-            return split_by_class(
-                data,
-                self.val_fraction,
-                TEST_FRACTION if self.test_fraction is None else self.test_fraction,
-                fold=self.fold,
-                num_folds=self.num_folds,
-                seed=self.seed,
-            )
+            return self._splitting.split({NOT_SPLIT: data}, self.root)
         train, val, test = map(data.with_classes, self._assign_classes(data.classes))
         if self.val_classes is not None:
             return Splits(train, val if val.classes else None, test)
-        return Splits(*self._hold_out(train), test)
-
-    def _hold_out(self, train: FileDataset) -> tuple[FileDataset, FileDataset | None]:
-        return hold_out(train, self.val_fraction, fold=self.fold, num_folds=self.num_folds, seed=self.seed)
+        held = hold_out(train, self.val_fraction, fold=self.fold, num_folds=self.num_folds, seed=self.seed)
+        return Splits(*held, test)
 
     def _assign_classes(self, classes: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
         """Return the classes of each part; those not listed are for training or test, whichever has no list."""

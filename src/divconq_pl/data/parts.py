@@ -41,8 +41,12 @@ def find_training_parts(root: Path) -> list[str]:
     return used
 
 
-def find_evaluated_parts(root: Path) -> tuple[str, ...]:
+def find_evaluated_parts(root: Path, *, trained: bool = False) -> tuple[str, ...]:
     """Return which parts are there to evaluate on; none if the folders are classes, or there are none.
+
+    Args:
+        root: the folder.
+        trained: also return train, where it is there.
 
     Raises:
         InputError: if there are other parts only, or they hold no folder for each class.
@@ -50,7 +54,7 @@ def find_evaluated_parts(root: Path) -> tuple[str, ...]:
     found = _find_parts(root)
     for layout in (("query", "gallery"), ("test",)):
         if set(layout) <= set(found):
-            return layout
+            return ("train", *layout) if trained and "train" in found else layout
     if found:
         raise InputError(
             f"{str(root)!r} has {' and '.join(found)} but neither test nor both query and gallery; give the folder to "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from divconq_pl.data.dataset import RetrievalDataset, Splits
 from divconq_pl.errors import InputError
@@ -125,3 +126,45 @@ def hold_out(
         held = data.classes[fold * n // num_folds : (fold + 1) * n // num_folds]
         kept = [name for name in data.classes if name not in set(held)]
     return data.with_classes(kept), data.with_classes(held) if held else None
+
+
+def hold_out_images(data: Data, fraction: float, seed: int) -> tuple[Data, Data | None]:
+    """Hold out a share of the images of each class, two at least, where two are left: no class is new.
+
+    Args:
+        data: images.
+        fraction: share of the images of each class, 0 for none.
+        seed: seed of the draw.
+
+    Returns:
+        The images left and those held out; the latter are without the classes that have fewer than four images, and
+        None if there is none.
+
+    Raises:
+        InputError: if the fraction is out of range, or no class has enough images.
+
+    Example:
+        >>> from divconq_pl.data import ArrayDataset
+        >>> data = ArrayDataset(np.zeros((9, 1, 1), np.uint8), [0] * 6 + [1] * 3, "ab", "123456123")
+        >>> [part.targets.tolist() for part in hold_out_images(data, 0.3, seed=0)]
+        [[0, 0, 0, 0, 1, 1, 1], [0, 0]]
+    """
+    if not 0 <= fraction < 1:
+        raise InputError(f"a share of {fraction} of the images cannot be held out; use 0 or more, and below 1")
+    if not fraction:
+        return data, None
+    counts = np.bincount(data.targets.numpy(), minlength=len(data.classes))
+    number = np.maximum(2, np.rint(fraction * counts)).astype(int)
+    number[counts - number < 2] = 0
+    if not number.any():
+        raise InputError(
+            f"none of {len(data.classes)} classes has four images, two to train on and two to hold out; bring more, or "
+            "hold none out with a fraction of 0"
+        )
+    drawn = np.random.default_rng(seed).permutation(len(data))
+    drawn = drawn[np.argsort(data.targets.numpy()[drawn], kind="stable")]
+    place = np.arange(len(data)) - np.repeat(counts.cumsum() - counts, counts)
+    is_held = np.zeros(len(data), dtype=bool)
+    is_held[drawn[place < np.repeat(number, counts)]] = True
+    kept, held = (data.with_images(torch.from_numpy(rows.nonzero()[0])) for rows in (~is_held, is_held))
+    return kept, held.with_classes([name for name, n in zip(data.classes, number, strict=True) if n])

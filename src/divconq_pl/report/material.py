@@ -79,6 +79,8 @@ class Material:
         embeddings: of the test images, shape (Q, d); of the gallery too where there is one.
         centres: the embedding of each cluster's centre, shape (K, d).
         answers: what each query was answered.
+        protocol: what the test asks for: ``"open"`` for images of new classes, ``"closed"`` or ``"train_gallery"`` for
+            new images of classes that were trained on; empty where that is not known.
         results: metrics of the test as fractions, under names such as ``test/recall_at_1``.
         plain: the results of a run of the plain loss, and its ``epochs``.
         verdict: the sentence that says whether dividing helped.
@@ -100,6 +102,7 @@ class Material:
     embeddings: Sequence[Tensor] = ()
     centres: Tensor | None = None
     answers: Answers | None = None
+    protocol: str = ""
     results: Mapping[str, Any] = field(default_factory=dict)
     plain: Mapping[str, Any] | None = None
     verdict: str = ""

@@ -33,10 +33,10 @@ def show_curves(material: Material, thumbnails: Thumbnails) -> dict[str, Any]:
     if validated:
         lines = [*validated, *(line for line in plain if any(line.colour == own.colour for own in validated))]
         chart = draw_lines(lines, bands, marks, label="validation metrics", percent=True)
-        charts.append(("Validation classes", chart, _legend(lines)))
+        charts.append(("Validation", chart, _legend(lines)))
     if not charts:
         raise Missing("neither losses nor validation metrics were noted")
-    return {"charts": charts, "divided": bool(marks), "chosen": material.chosen_epoch}
+    return {"charts": charts, "divided": bool(marks), "chosen": material.chosen_epoch, "protocol": material.protocol}
 
 
 def find_stages(epochs: Sequence[Mapping[str, Any]]) -> list[Band]:

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from divconq_pl.metrics.per_class import list_classes, read_k
 from divconq_pl.report.material import Material, Missing
 from divconq_pl.report.thumbnails import Thumbnails
 
-_QUERIES, _NEIGHBOURS, _PAIRS, _LOOKED_AT = 10, 7, 10, 1000
+_QUERIES, _NEIGHBOURS, _PAIRS, _LOOKED_AT, _CLASSES = 10, 7, 10, 1000, 15
 
 
 def show_errors(material: Material, thumbnails: Thumbnails) -> dict[str, Any]:
-    """Return the worst queries with their neighbours, and the commonest confusions."""
+    """Return the worst queries with their neighbours, the worst classes, and the commonest confusions."""
     test, found, answers = material.test, material.found, material.answers
     if test is None or found is None or answers is None or not material.embeddings:
         raise Missing("the run was not tested, so it is not known where it fails")
@@ -42,7 +43,32 @@ def show_errors(material: Material, thumbnails: Thumbnails) -> dict[str, Any]:
                 ],
             }
         )
-    return {"queries": queries, "confusions": confusions, "wrong": int(wrong.sum()), "asked": len(labels)}
+    return {
+        "queries": queries,
+        "confusions": confusions,
+        "wrong": int(wrong.sum()),
+        "asked": len(labels),
+        **_show_classes(material),
+    }
+
+
+def _show_classes(material: Material) -> dict[str, Any]:
+    """Return the classes with the lowest recall, and how many classes have how much."""
+    test, answers = material.test, material.answers
+    assert test is not None
+    assert answers is not None
+    labels = torch.from_numpy(test.labels[: len(answers.nearest)])
+    names = [test.class_name(label) for label in range(int(labels.max()) + 1)]
+    rows = list_classes(answers, labels, names)
+    recall = next(key for key in rows[0] if key.startswith("recall_at_"))
+    known = [row for row in rows if row[recall] is not None]
+    return {
+        "k": read_k(recall),
+        "classes": [{**row, "recall": row[recall]} for row in known[:_CLASSES] if row[recall] < 1],
+        "all_classes": len(known),
+        "in_file": bool(material.protocol),
+        "perfect": sum(row[recall] == 1 for row in known),
+    }
 
 
 def _find_worst(material: Material, wrong: NDArray[Any]) -> list[int]:

@@ -37,6 +37,7 @@ def show_result(material: Material, thumbnails: Thumbnails) -> dict[str, Any]:
         "trained": None if material.train is None else len(material.train.labels),
         "trained_classes": None if material.train is None else len(np.unique(material.train.labels)),
         "epoch": material.chosen_epoch,
+        "protocol": material.protocol,
     }
 
 
