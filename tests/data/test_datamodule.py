@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -343,7 +344,22 @@ class Albumented:
         return torch.tensor(self.generator.random())
 
 
-TRANSFORMS = pytest.mark.parametrize("transform", [noisy, by_numpy, Albumented()], ids=["torch", "numpy", "its own"])
+PIPELINE = Albumented()
+
+
+def through_a_function(image):
+    return (lambda: PIPELINE(image))()
+
+
+def through_an_argument(pipelines, image):
+    return pipelines["train"](image)
+
+
+TRANSFORMS = pytest.mark.parametrize(
+    "transform",
+    [noisy, by_numpy, Albumented(), through_a_function, partial(through_an_argument, {"train": Albumented()})],
+    ids=["torch", "numpy", "its own", "its own in a function", "its own in an argument"],
+)
 
 
 @TRANSFORMS

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from divconq_pl.data.decoding import printable, read_rgb
+from divconq_pl.data.generators import find_seeders
 from divconq_pl.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
 
     _seed: int | None = None
     _epoch: Tensor
+    _seeders: tuple[int, list[Callable[[int], Any]]] | None = None
 
     def __init__(
         self,
@@ -93,9 +96,15 @@ class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
         if self._seed is None:
             return self._to_tensor(image), int(self.targets[index])
         with random_numbers(f"{self._seed} {int(self._epoch)} {index}") as number:
-            if callable(own := getattr(self.transform, "set_random_seed", None)):
-                own(number % 2**32)
+            for set_random_seed in self._find_seeders():
+                set_random_seed(number % 2**32)
             return self._to_tensor(image), int(self.targets[index])
+
+    def _find_seeders(self) -> list[Callable[[int], Any]]:
+        """Return what has a generator of its own in the transform, as it is in this process."""
+        if self._seeders is None or self._seeders[0] != os.getpid():
+            self._seeders = os.getpid(), find_seeders(self.transform)
+        return self._seeders[1]
 
     def _to_tensor(self, image: Image.Image) -> Tensor:
         return self.transform(image) if self.transform else F.to_dtype(F.pil_to_tensor(image), scale=True)
@@ -112,14 +121,16 @@ class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
         """Return the same data set under another transform; the data is shared."""
         other = copy.copy(self)
         other.transform = transform
+        other._seeders = None
         return other
 
     def with_seed(self, seed: int) -> Self:
         """Return the same data set, in which a random transform depends on the seed, the image and the epoch alone.
 
         So it depends neither on the worker that loads the image nor on where a resumed epoch was entered. The copies of
-        a data set in the workers of a loader follow :meth:`set_epoch`. A transform that has a generator of its own
-        has a method ``set_random_seed(seed)``, as an albumentations ``Compose`` has, which is called for each image.
+        a data set in the workers of a loader follow :meth:`set_epoch`. Seeded are ``random``, NumPy, torch, and what
+        in the transform has a method ``set_random_seed(seed)``, as an albumentations ``Compose`` has: see
+        :func:`~divconq_pl.data.generators.find_seeders`.
         """
         other = copy.copy(self)
         other._seed = seed
