@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ class RunFolders(Callback):
     """Refuse a run folder that holds something already, and compare the runs of a sweep at its end."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the folder of a single run before anything is written."""
-        _check_unused("hydra.run.dir", config.hydra.run.dir)
+        """Check the folder of a single run before anything is written; further processes write into it, too."""
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            _check_unused("hydra.run.dir", config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the folder of a sweep before anything is written."""

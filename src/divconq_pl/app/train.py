@@ -90,15 +90,18 @@ def main(cfg: DictConfig) -> float:
     try:
         seconds = fit(cfg, trainer, module, data)
     except (SystemExit, Exception):
-        report_run(folder, cfg, data, collect_notes(trainer))  # of what there is
+        if trainer.is_global_zero:
+            report_run(folder, cfg, data, collect_notes(trainer))  # of what there is
         raise
     notes = collect_notes(trainer)  # the test restores those of the best epoch
-    if isinstance(divide, DivideConquerCallback):
+    if isinstance(divide, DivideConquerCallback) and trainer.is_global_zero:
         pictures.draw_divisions(folder / "pictures", data.splits.train, divide)
-    pictures.draw_curves(folder / "pictures", notes)
 
     best_path = best.best_model_path if best else ""  # also empty if validation is switched off
     embeddings, metrics, answers = test(cfg, trainer, module, data, best_path)
+    if not trainer.is_global_zero:  # of several processes one writes
+        return float(metrics.get("test/recall_at_1", float("nan")))
+    pictures.draw_curves(folder / "pictures", notes)
     asked = data.tested[0].targets[: len(answers.nearest)]
     write_queries(folder, answers, asked.numpy())
     pictures.draw_gallery(folder / "pictures", embeddings, data.tested)
