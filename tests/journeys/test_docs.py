@@ -1,40 +1,52 @@
-"""What README, CONTRIBUTING and the examples say, works."""
+"""What README, the pages of docs/, CONTRIBUTING and the examples say, works."""
 
 import re
 import runpy
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
 CONF = str(ROOT / "conf")
+README = (ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))} | {"README.md": README}
+EVERYTHING = "\n".join(PAGES.values())
 
 
-def blocks(language, text=README):
+def blocks(language, text):
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def commands(script):
-    """Return the arguments of every call of a script in the README."""
-    lines = [line.partition("#")[0] for block in blocks("bash") for line in block.splitlines()]
-    return [shlex.split(line.partition(f"python {script}")[2]) for line in lines if f"python {script}" in line]
+def commands(program):
+    """Return the arguments of every call of a program on any page, each once."""
+    lines = [line.partition("#")[0] for block in blocks("bash", EVERYTHING) for line in block.splitlines()]
+    calls = [re.split(rf"(?:python {program}\.py|divconq-{program})\b", line, maxsplit=1) for line in lines]
+    return [shlex.split(call) for call in sorted({call[1] for call in calls if len(call) > 1})]
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.strip().splitlines()[-1][:40])
-def test_the_readmes_python_runs(code):
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+def overrides(arguments):
+    """Return what a command line sets."""
+    return [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
 
 
-@pytest.mark.parametrize("arguments", commands("train.py"), ids=" ".join)
-def test_the_readmes_train_commands_compose(arguments):
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
+@pytest.mark.parametrize("page", [name for name, text in PAGES.items() if "```python" in text])
+def test_the_python_of_each_page_runs_from_top_to_bottom(page):
+    some = {"embeddings": np.eye(12, dtype="float32"), "paths": np.array([f"{i}.png" for i in range(12)])}
+    np.savez("embeddings.npz", **some)  # which a page has the reader export
+    names = {"__name__": "page"}
+    for code in blocks("python", PAGES[page]):
+        exec(compile(code, page, "exec"), names)
+
+
+@pytest.mark.parametrize("arguments", [a for a in commands("train") if "--config-dir=my" not in a], ids=" ".join)
+def test_every_train_command_composes(arguments):
     with initialize_config_dir(CONF, version_base="1.3"):
-        for choice in _sweep(overrides):
+        for choice in _sweep(overrides(arguments)):
             assert compose("train", choice).module._target_
 
 
@@ -47,15 +59,15 @@ def _sweep(overrides):
     return runs
 
 
-@pytest.mark.parametrize("arguments", commands("evaluate.py"), ids=" ".join)
-def test_the_readmes_evaluate_commands_compose(arguments):
+@pytest.mark.parametrize("arguments", commands("evaluate"), ids=" ".join)
+def test_every_evaluate_command_composes(arguments):
     with initialize_config_dir(CONF, version_base="1.3"):
-        assert compose("evaluate", arguments).checkpoint
+        assert compose("evaluate", overrides(arguments)).checkpoint
 
 
-def test_the_readme_lists_every_choice_of_every_group():
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE))
-    recipes = re.findall(r"^\| `(\w+)`", README[README.index("## The papers' recipes") :], re.MULTILINE)
+def test_every_choice_of_every_group_is_listed():
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGES["command-line.md"], re.MULTILINE))
+    recipes = re.findall(r"^\| `(\w+)`", PAGES["papers.md"], re.MULTILINE)
     published = {f"{dataset}_{recipe}" for dataset in re.findall(r"`(\w+)`", rows["dataset"]) for recipe in recipes}
     for folder in (ROOT / "conf").iterdir():
         if folder.is_dir():
@@ -64,10 +76,11 @@ def test_the_readme_lists_every_choice_of_every_group():
             assert {path.stem for path in folder.glob("*.yaml")} <= named, folder.name
 
 
-def test_the_readmes_defaults_are_those_of_the_configuration():
+def test_the_defaults_of_a_division_are_those_of_the_configuration():
     with initialize_config_dir(CONF, version_base="1.3"):
         divide = OmegaConf.to_container(compose("train").divide, resolve=False)
-    section = README[README.index("What decides how it goes") : README.index("Your own images")]
+    page = PAGES["command-line.md"]
+    section = page[page.index("## What decides how it goes") : page.index("## Networks and images")]
     rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", section, re.MULTILINE)
     words = {"never": None, "one period": None, "false": False}
     assert len(rows) >= 8
@@ -75,8 +88,21 @@ def test_the_readmes_defaults_are_those_of_the_configuration():
         assert divide[key] == words.get(value, yaml.safe_load(value)), key
 
 
+def test_the_readme_is_short_and_its_figures_are_those_of_the_results():
+    assert len(README.splitlines()) <= 90
+    results = PAGES["results.md"].replace("+", "")
+    for figure in re.findall(r"\d\d\.\d", README[README.index("## Results") : README.index("## Where to go on")]):
+        assert figure in results, figure
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"])
+def test_what_a_page_outside_of_the_site_links_to_is_there(page):
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
+        assert (ROOT / page).parent.joinpath(link).exists(), link
+
+
 def test_the_tests_that_the_page_on_reliability_names_are_there():
-    page = (ROOT / "docs" / "reliability.md").read_text()
+    page = PAGES["reliability.md"]
     names = set(re.findall(r"\btest_\w+(?:\.py)?", page))
     paths = list((ROOT / "tests").rglob("test_*.py"))
     files = {path.name for path in paths}
@@ -91,7 +117,7 @@ def test_the_tests_that_the_page_on_reliability_names_are_there():
 
 def test_the_commands_for_a_fresh_machine_are_those_of_ci():
     assert 'pip install -e ".[cpu]" && python train.py' in README
-    assert 'pip install -e ".[cpu,test]" && pytest' in README
+    assert 'pip install -e ".[cpu,test]" && pytest' in PAGES["install.md"]
     assert '-e ".[cpu,test]"' in (ROOT / ".ci" / "run").read_text()
 
 

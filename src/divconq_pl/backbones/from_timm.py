@@ -41,8 +41,8 @@ def timm_backbone(
             another of timm's tags; these are downloaded once. Or the path of a file: timm's own, also as
             ``.safetensors``, or one of the original authors that timm can convert.
         in_channels: other than 3, the weights of the first convolution are adapted, as timm does it.
-        freeze_batchnorm: see :class:`Backbone`; by default where there are trained weights.
-        grad_checkpointing: see :class:`Backbone`.
+        freeze_batchnorm: see :class:`.Backbone`; by default where there are trained weights.
+        grad_checkpointing: see :class:`.Backbone`.
         image_size: height and width of the images in pixels, one number or two, where the network is made for one size
             (vision transformers: position embeddings are resampled to it); by default that of the weights.
 
@@ -72,7 +72,7 @@ def timm_preprocessing(name: str, weights: str | None = None) -> Preprocessing:
 
     Args:
         name: of the network.
-        weights: as for :func:`timm_backbone`; for None or a file, the weights that the name stands for.
+        weights: as for :func:`.timm_backbone`; for None or a file, the weights that the name stands for.
 
     Raises:
         InputError: if timm is missing, for an unknown name or unknown weights.

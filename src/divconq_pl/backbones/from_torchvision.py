@@ -39,8 +39,8 @@ def torchvision_backbone(
             which are downloaded once; or the path of a file with the network's state dict.
         in_channels: other than 3, the weights of the first convolution become their mean over the colours, scaled so
             that a grey image gives what it gave as three equal channels.
-        freeze_batchnorm: see :class:`Backbone`; by default where there are trained weights.
-        grad_checkpointing: see :class:`Backbone`.
+        freeze_batchnorm: see :class:`.Backbone`; by default where there are trained weights.
+        grad_checkpointing: see :class:`.Backbone`.
 
     Returns:
         Backbone whose ``out_features`` is the width of the classifier's input: 2048 for ResNet-50.

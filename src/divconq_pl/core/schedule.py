@@ -251,7 +251,7 @@ def check_single_plan(schedule: ConquerScheduler | None, plan: Mapping[str, Any]
 
     Args:
         schedule: a schedule, if one is given.
-        plan: what :class:`ConquerScheduler` would be made from; its defaults do not count as given.
+        plan: what :class:`.ConquerScheduler` would be made from; its defaults do not count as given.
 
     Raises:
         InputError: it names the settings.

@@ -59,7 +59,7 @@ def cache_pixels(data: RetrievalDataset, folder: str | Path) -> RetrievalDataset
     and images are decoded each time.
 
     Args:
-        data: images in files, under a :class:`~divconq_pl.data.CacheableTransform`.
+        data: images in files, under a :class:`.CacheableTransform`.
         folder: where the file goes; made if it is missing. What is in it may be deleted at any time.
 
     Returns:

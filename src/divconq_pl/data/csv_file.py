@@ -37,7 +37,7 @@ class CsvFile:
         root: the CSV file; commas, semicolons or tabs separate its columns.
         val_fraction: share of the classes (of the training classes, if there is a split) for validation, 0 for none.
         test_fraction: share of the classes for the test, if there is no split.
-        fold: for cross-validation, in place of ``val_fraction``; see :func:`~divconq_pl.data.hold_out`.
+        fold: for cross-validation, in place of ``val_fraction``; see :func:`.hold_out`.
         num_folds: number of folds.
         protocol: ``"open"`` tests on new classes; ``"closed"`` on new images of the classes that are trained on;
             ``"train_gallery"`` looks for such images among the training images. Images of each class are then held out

@@ -23,7 +23,7 @@ class RetrievalDataModule(pl.LightningDataModule):
     """Give batches of P classes x M images for training, and all images in order for evaluation.
 
     Args:
-        dataset: what gives the parts, such as :class:`~divconq_pl.data.Glyphs`.
+        dataset: what gives the parts, such as :class:`.Glyphs`.
         train_transform: image to tensor, in training.
         test_transform: image to tensor, everywhere else.
         batch_size: training images per batch and process.
@@ -34,7 +34,7 @@ class RetrievalDataModule(pl.LightningDataModule):
         validate_on: ``"val"``, the validation part, or ``"test"``, the test part: an epoch that is chosen by it has
             seen the test classes, which inflates the results, as those of most papers are. None to validate on nothing.
         cache_dir: folder for decoded and resized images, so that a division and an evaluation read them instead; see
-            :func:`~divconq_pl.data.cache_pixels`. None to decode them each time.
+            :func:`.cache_pixels`. None to decode them each time.
         seed: seed of the batches and of random transforms, which depend on it, the image and the epoch alone.
 
     Raises:

@@ -9,8 +9,8 @@ from divconq_pl.data.dataset import RetrievalDataset
 class EvaluationDataModule(RetrievalDataModule):
     """Give all images of a data set that a network was not trained on, in order.
 
-    Of a data set with a method ``evaluated()``, such as :class:`~divconq_pl.data.ImageFolder`, these are the images
-    that it returns; of any other its test part. The arguments are those of :class:`RetrievalDataModule`.
+    Of a data set with a method ``evaluated()``, such as :class:`.ImageFolder`, these are the images
+    that it returns; of any other its test part. The arguments are those of :class:`.RetrievalDataModule`.
     """
 
     _evaluated: tuple[RetrievalDataset, ...] | None = None

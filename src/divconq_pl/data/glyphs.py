@@ -30,7 +30,7 @@ class Glyphs:
     process. They are kept in a cache folder; where that cannot be written, in memory only.
 
     Args:
-        cache_dir: the cache folder; by default :func:`cache_folder`.
+        cache_dir: the cache folder; by default :func:`.cache_folder`.
         num_classes: number of characters over all parts; None for all, about 2,100.
         images_per_class: upper bound on the images of a class, drawn at random; None for all, 12 to 16.
         rotation: largest rotation in degrees, to either side. With 180 the orientation becomes a strong latent factor

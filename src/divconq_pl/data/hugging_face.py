@@ -47,7 +47,7 @@ class HuggingFace:
             such column images can be embedded, not trained on.
         val_fraction: share of the classes (of the training classes, if there are several splits) for validation.
         test_fraction: share of the classes for the test, if there is one split.
-        fold: for cross-validation, in place of ``val_fraction``; see :func:`~divconq_pl.data.hold_out`.
+        fold: for cross-validation, in place of ``val_fraction``; see :func:`.hold_out`.
         num_folds: number of folds.
         protocol: ``"open"`` tests on new classes; ``"closed"`` on new images of the classes that are trained on;
             ``"train_gallery"`` looks for such images among the training images. Images of each class are then held out

@@ -58,7 +58,7 @@ class ImageFolder:
         val_fraction: share of the classes (of the training classes, if the test classes are given) for validation,
             0 for none.
         test_fraction: share of the classes for the test, for the first layout without lists; None is
-            :data:`TEST_FRACTION` in a training and all in an evaluation.
+            :data:`.TEST_FRACTION` in a training and all in an evaluation.
         fold: for cross-validation, in place of ``val_fraction``: which of ``num_folds`` equal shares of the classes
             that are not for the test is for validation.
         num_folds: number of folds.

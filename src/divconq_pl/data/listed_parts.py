@@ -34,7 +34,7 @@ class Splitting:
     Args:
         val_fraction: share of the classes, or of each class's images, for validation, where there is no part for it.
         test_fraction: the same for the test, where images are in no parts.
-        fold: in place of ``val_fraction``; see :func:`~divconq_pl.data.hold_out`.
+        fold: in place of ``val_fraction``; see :func:`.hold_out`.
         num_folds: number of folds.
         protocol: what the test asks for, see :data:`~divconq_pl.data.dataset.TestProtocol`.
         seed: seed of the draws.

@@ -37,7 +37,7 @@ class Benchmark(ABC):
         root: the folder that holds the copy.
         download: fetch the data set into ``root`` if it is not there.
         val_fraction: share of the training classes that is held out for validation, 0 for none; see
-            :func:`~divconq_pl.data.hold_out`.
+            :func:`.hold_out`.
         fold: for cross-validation, which of ``num_folds`` runs of consecutive training classes is for validation.
         num_folds: number of folds.
         seed: seed of the draw of validation classes.

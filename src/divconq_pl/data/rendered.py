@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 class Rendered(NamedTuple):
     """N images of characters, uint8, shape (N, size, size), with the code point and the face of each, shape (N,).
 
-    A face is an index into :data:`~divconq_pl.data.characters.FACES`.
+    A face is an index into ``divconq_pl.data.characters.FACES``.
     """
 
     images: NDArray[np.uint8]

@@ -37,7 +37,7 @@ class Sides:
     Args:
         cache_dir: the cache folder; by default :func:`~divconq_pl.data.rendered.cache_folder`.
         num_classes: number of objects over all parts; None for all, about 5,000 divided by ``num_sides``.
-        num_sides: number of sides of an object, at most 8. With 1 they are much like :class:`Glyphs`.
+        num_sides: number of sides of an object, at most 8. With 1 they are much like :class:`.Glyphs`.
         images_per_side: images of each side of an object, in different typefaces while there are any.
         rotation: largest rotation in degrees, to either side.
         size: height and width of the images in pixels.

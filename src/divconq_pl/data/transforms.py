@@ -105,7 +105,7 @@ class CacheableTransform:
 
     Args:
         geometry: image to pixels: uint8, of one shape for all images, nothing random. Two that print alike must do the
-            same, since :func:`~divconq_pl.data.cache_pixels` tells them apart by that.
+            same, since :func:`.cache_pixels` tells them apart by that.
         finish: pixels to what the network sees.
     """
 

@@ -51,11 +51,11 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
     While there is a single cluster, the module's own loader delivers its own batches and nothing is narrowed; with
     ``split_depth=0`` that is the whole training, bit for bit.
 
-    A module or a data set that keeps things elsewhere than usual is met by overriding :meth:`embed`,
-    :meth:`batch_inputs`, :meth:`batch_labels` or :meth:`dataset_labels`.
+    A module or a data set that keeps things elsewhere than usual is met by overriding :meth:`~.UsualReader.embed`,
+    :meth:`~.UsualReader.batch_inputs`, :meth:`~.UsualReader.batch_labels` or :meth:`~.UsualReader.dataset_labels`.
 
     Args:
-        schedule: what happens in which epoch. Without one it is a :class:`ConquerScheduler`, made from the next eight
+        schedule: what happens in which epoch. Without one it is a :class:`.ConquerScheduler`, made from the next eight
             arguments, which are described there.
         split_depth, every_n_epochs, warmup_epochs, freeze_epochs, merge_at, conquer_at, flat, progressive: as above.
         subspaces: ``"fixed"`` slices, ``"learned"`` masks, ``"zeroed"`` coordinates (slices among zeros),
@@ -76,7 +76,7 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
             of them since the last division, with a pass over the rest; see :class:`.LastFeatures`.
         feature_store: folder for the features that are clustered, in a memory-mapped file of float16 that is gone after
             the division; by default they are in memory.
-        images_per_class, allotment, draw: what batches consist of, see :class:`ClusterBatchSampler`.
+        images_per_class, allotment, draw: what batches consist of, see :class:`.ClusterBatchSampler`.
         weight_dims: for losses of your own that own embedding-shaped weights, see :func:`.narrow_losses`.
         isolate: keep the coordinates of the embedding layer and of the losses' weights outside of the active subspace
             exactly where they are; otherwise momentum and weight decay move them, as in the authors' code. Costs a copy

@@ -25,7 +25,7 @@ PARTS = ("backbone", "embedding", "loss")
 class DivideConquerModule(pl.LightningModule):
     """Embed images by a backbone and a linear layer, trained with any loss and miner of pytorch-metric-learning.
 
-    Without :class:`DivideConquerCallback` it is a plain module for deep metric learning.
+    Without :class:`.DivideConquerCallback` it is a plain module for deep metric learning.
 
     Args:
         backbone: images (B, C, H, W) -> features (B, D); its ``out_features`` is D.

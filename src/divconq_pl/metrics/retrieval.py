@@ -204,7 +204,7 @@ def retrieval_metrics(
         marp: also the papers' mARP, see :func:`marp`.
         reid_draws: also :func:`reid_recall` as the mean over that many galleries (usually 10); 0 for none. They are
             drawn from all images, a given gallery included.
-        nmi_runs: also :func:`nmi` of all images, a given gallery included, over that many runs (usually 10); 0 for
+        nmi_runs: also :func:`.nmi` of all images, a given gallery included, over that many runs (usually 10); 0 for
             none.
         seen: a list to which what each query was answered is added, for whoever wants to look at it.
 

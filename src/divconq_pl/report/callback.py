@@ -66,7 +66,7 @@ def write_report(trainer: pl.Trainer, folder: str | Path) -> Path:
     several), gives the images that are embedded and looked at.
 
     Args:
-        trainer: after ``fit``. Its :class:`DivideConquerCallback`, if it has one, has collected what is shown; a
+        trainer: after ``fit``. Its :class:`.DivideConquerCallback`, if it has one, has collected what is shown; a
             :class:`ReportCallback` collects for a training that is not divided.
         folder: where the file goes; it is made if it does not exist.
 
