@@ -31,6 +31,7 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 napoleon_use_ivar = True
 # A docstring of this project leaves types to the annotations: what stands before a colon is text.
 GoogleDocstring._parse_attribute_docstring = lambda self: self._dedent(self._consume_to_end())
@@ -41,6 +42,8 @@ GoogleDocstring._consume_returns_section = lambda self, preprocess_types=False: 
 html_theme = "furo"
 html_title = f"divconq-pl {release}"
 html_show_sphinx = False
+html_copy_source = False
+html_theme_options = {"top_of_page_buttons": []}
 
 
 def write_reference(folder: Path) -> None:
@@ -50,17 +53,21 @@ def write_reference(folder: Path) -> None:
         folder: where the pages go; git ignores them.
     """
     folder.mkdir(exist_ok=True)
-    for floor in ("core", "losses", "lightning", "metrics", "backbones", "data", "report", "errors"):
+    floors = {module.name for module in pkgutil.iter_modules(divconq_pl.__path__)}
+    for floor in sorted(floors - {"app", "compare", "conf", "extras", "files"}):
         package = import_module(f"divconq_pl.{floor}")
         inside = pkgutil.walk_packages(getattr(package, "__path__", []), f"{package.__name__}.")
         modules = [module.name for module in inside if "._" not in module.name]
         members = "" if modules else "\n   :members:"
-        page = [f"{floor}\n{'=' * len(floor)}\n", f".. automodule:: {package.__name__}{members}\n"]
+        title = package.__name__
+        page = [f"{title}\n{'=' * len(title)}\n", f".. automodule:: {title}{members}\n"]
         for module in sorted(modules):
             name = module.removeprefix(f"{package.__name__}.")
             page.append(f"{name}\n{'-' * len(name)}\n")
             page.append(f".. automodule:: {module}\n   :members:\n   :ignore-module-all:\n")
-        (folder / f"{floor}.rst").write_text("\n".join(page))
+        path, text = folder / f"{floor}.rst", "\n".join(page)
+        if not path.exists() or path.read_text() != text:  # or it is read again by every build
+            path.write_text(text)
 
 
 write_reference(Path(__file__).parent / "api")
