@@ -41,6 +41,8 @@ GoogleDocstring._consume_returns_section = lambda self, preprocess_types=False: 
 
 html_theme = "furo"
 html_title = f"divconq-pl {release}"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"top_of_page_buttons": []}
