@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from programs import ROOT, contents, refusal
 
 import divconq_pl
 from divconq_pl import DivideConquerModule
+from divconq_pl.app.run_folders import RunFolders
 from divconq_pl.data import Glyphs
 
 TINY = [
@@ -534,6 +536,16 @@ def test_a_folder_that_holds_something_is_left_as_it_is(call, tmp_path, argument
     line = refusal(call("train.py", *arguments))
     assert re.search(rf"folder 'old' is not empty, and nothing is overwritten; choose another {key}=", line)
     assert contents(tmp_path / "old") == before
+
+
+def test_a_further_process_of_a_run_takes_the_folder_that_the_first_one_fills(tmp_path, monkeypatch, capsys):
+    (tmp_path / "results.json").touch()
+    config = OmegaConf.create({"hydra": {"run": {"dir": str(tmp_path)}}})
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    RunFolders().on_run_start(config)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(SystemExit):
+        RunFolders().on_run_start(config)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(call, tmp_path):
