@@ -2,13 +2,16 @@
 
 import io
 import pickle
+import socket
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from divconq_pl.data import HuggingFace
+from divconq_pl.data import HuggingFace, hugging_face_tables
 from divconq_pl.errors import InputError
 
 datasets = pytest.importorskip("datasets")
@@ -171,8 +174,35 @@ def test_what_is_not_there_is_said_in_one_line(tmp_path, monkeypatch):
         raise ConnectionError("Couldn't reach 'owner/birds' on the Hub\n(details)")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
+    monkeypatch.setattr(hugging_face_tables, "is_reachable", lambda address: True)
     with pytest.raises(InputError, match=r"^name='owner/birds' cannot be loaded .* \(Couldn't [^\n]*Hub\); without"):
         HuggingFace(name="owner/birds").evaluated()
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r'not installed here: pip install "divconq-pl\[huggingface\]"'):
         HuggingFace(name="owner/birds").evaluated()
+
+
+def test_without_a_network_the_hub_is_not_tried_again_and_again(monkeypatch):
+    for place in ("huggingface_hub.constants.HF_HUB_OFFLINE", "datasets.config.HF_HUB_OFFLINE"):
+        monkeypatch.setattr(place, False)  # and what it becomes is taken back
+    monkeypatch.setattr(hugging_face_tables, "is_reachable", lambda address: False)
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"^name='owner/birds' cannot be loaded .*; without a network, give"):
+        HuggingFace(name="owner/birds").evaluated()
+    assert time.monotonic() - began < 5
+
+
+def test_a_place_that_does_not_answer_is_given_up(monkeypatch):
+    monkeypatch.undo()  # this one asks for a network, within this machine
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert hugging_face_tables.is_reachable(f"http://127.0.0.1:{port}")
+    assert not hugging_face_tables.is_reachable(f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(hugging_face_tables, "_PATIENCE", 0.1)
+    asleep = threading.Event()
+    monkeypatch.setattr(socket, "create_connection", lambda *arguments, **options: asleep.wait(2) and socket.socket())
+    began = time.monotonic()
+    assert not hugging_face_tables.is_reachable("https://huggingface.co")  # as where the lookup of a name hangs
+    assert time.monotonic() - began < 1
+    asleep.set()

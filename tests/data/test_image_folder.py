@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -305,6 +306,7 @@ def test_an_evaluation_without_images_for_it_says_what_to_give(tmp_path: Path, p
         evaluated(tmp_path)
 
 
+@pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="HEIC is read here")
 def test_what_is_passed_over_is_said_by_extension_and_number(tmp_path: Path) -> None:
     fill(tmp_path, LETTERS)
     for name in ("a/1.heic", "a/2.HEIC", "b/3.mp4", "c/noextension", "loose.png"):
@@ -314,6 +316,7 @@ def test_what_is_passed_over_is_said_by_extension_and_number(tmp_path: Path) -> 
         with pytest.warns(UserWarning, match="passed over in") as caught:
             read_part()
         (message,) = (str(warning.message) for warning in caught)
+        assert 'pip install "divconq-pl[heic]" to read .heic' in message
         for said in ("2 .heic", "1 .mp4", "1 without an extension", "1 folder", "1 images outside", "end in .* .png"):
             assert re.search(said, message), message
 
@@ -331,6 +334,17 @@ def test_every_kind_of_image_that_the_decoder_reads_is_seen(tmp_path: Path) -> N
     for i in range(len(endings)):
         pixel = np.asarray(data.image(i))[8, 8].astype(int)
         assert np.abs(pixel - (200, 100, 50)).max() < 70, data.name_of(i)  # a palette of few colours is coarse
+
+
+def test_photographs_of_phones_are_read_by_an_extra(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    for name in LETTERS:
+        (tmp_path / name).mkdir()
+        for ending in ("HEIC", "heif"):
+            heif.from_pillow(Image.new("RGB", (32, 16), (200, 100, 50))).save(tmp_path / name / f"1.{ending}")
+    data = single(evaluated(tmp_path))
+    assert len(data) == 2 * len(LETTERS)
+    assert np.abs(np.asarray(data.image(0)).astype(int) - (200, 100, 50)).max() < 10
 
 
 def test_what_the_decoder_at_hand_cannot_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +12,13 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from divconq_pl.errors import InputError
+
+try:
+    from pillow_heif import register_heif_opener
+except ImportError:  # the extra heic
+    pass
+else:
+    register_heif_opener()
 
 MAX_MEGAPIXELS = 179.0
 """The largest image that is read unless asked for, which is about Pillow's own limit."""
@@ -56,6 +63,17 @@ def printable(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
+def name_extra(endings: Iterable[str]) -> str:
+    """Say what to install where endings of files are of a format that only an extra reads; empty where none is.
+
+    Example:
+        >>> name_extra([".mp4"])
+        ''
+    """
+    lacking = {".heic", ".heif"} & set(endings) - set(image_extensions())
+    return f'pip install "divconq-pl[heic]" to read {" ".join(sorted(lacking))}' if lacking else ""
+
+
 def read_rgb(
     file: str | Path | BinaryIO,
     name: str | None = None,
@@ -83,7 +101,9 @@ def read_rgb(
         with open_image(file, max_megapixels) as image:
             return convert_to_rgb(image, white_level)
     except Exception as error:  # each of Pillow's decoders fails in its own way, from OSError to struct.error
-        raise UnreadableImageError(f"cannot read the image '{printable(name or str(file))}': {error}") from error
+        shown = printable(name or str(file))
+        hint = name_extra([Path(shown).suffix.lower()])
+        raise UnreadableImageError(f"cannot read the image '{shown}': {hint or error}") from error
 
 
 def convert_to_rgb(image: Image.Image, white_level: float | None = None) -> Image.Image:

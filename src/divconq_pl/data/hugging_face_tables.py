@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import socket
+import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 from divconq_pl.data.listed_parts import UNLABELLED
 from divconq_pl.errors import InputError
+
+_PATIENCE = 4.0
+"""Seconds to wait for a connection."""
 
 
 def import_datasets() -> ModuleType:
@@ -44,6 +52,8 @@ def load_tables(library: ModuleType, root: Path | None, name: str | None, subset
     """
     try:
         if root is None:
+            if not is_reachable(library.config.HF_ENDPOINT):
+                _go_offline(library)  # what was downloaded before is used at once, and nothing is tried again and again
             return library.load_dataset(name, subset)
         if any((root / file).is_file() for file in ("dataset_dict.json", "state.json")):
             return library.load_from_disk(str(root))
@@ -59,6 +69,32 @@ def load_tables(library: ModuleType, root: Path | None, name: str | None, subset
             f"name={name!r} cannot be loaded from the Hugging Face Hub ({said}); without a network, give the folder of "
             "a copy that save_to_disk wrote on another machine, dataset.root=PATH"
         ) from error
+
+
+def is_reachable(address: str) -> bool:
+    """Tell within some seconds whether there is a way to an address; taken for granted where a proxy is set."""
+    if urllib.request.getproxies():
+        return True
+    place = urlsplit(address)
+    port = place.port or (443 if place.scheme == "https" else 80)
+    found: list[bool] = []
+
+    def connect() -> None:
+        with suppress(OSError):
+            socket.create_connection((place.hostname or address, port), timeout=_PATIENCE).close()
+            found.append(True)
+
+    attempt = Thread(target=connect, daemon=True)  # since looking up a name cannot be given a limit
+    attempt.start()
+    attempt.join(_PATIENCE)
+    return bool(found)
+
+
+def _go_offline(library: ModuleType) -> None:
+    """Let the libraries of Hugging Face be, for the rest of this process, as with HF_HUB_OFFLINE=1."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = library.config.HF_HUB_OFFLINE = True
 
 
 def find_image_column(library: ModuleType, table: Any, given: str | None) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from tqdm import tqdm
 
-from divconq_pl.data.decoding import image_extensions, printable, read_rgb
+from divconq_pl.data.decoding import image_extensions, name_extra, printable, read_rgb
 from divconq_pl.errors import InputError
 
 OnBadImage = Literal["stop", "skip"]
@@ -130,10 +130,11 @@ def describe_passed_over(passed_over: Counter[str]) -> str:
     """Say how many files of each kind were passed over.
 
     Example:
-        >>> describe_passed_over(Counter({".heic": 20, "folder": 1}))
-        '20 .heic, 1 folder'
+        >>> describe_passed_over(Counter({".mp4": 20, "folder": 1}))
+        '20 .mp4, 1 folder'
     """
-    return ", ".join(f"{count} {ending}" for ending, count in passed_over.most_common())
+    counts = ", ".join(f"{count} {ending}" for ending, count in passed_over.most_common())
+    return counts if not (hint := name_extra(passed_over)) else f"{counts} ({hint})"
 
 
 def join_first(names: Sequence[str]) -> str:
