@@ -85,7 +85,8 @@ def describe_plan(
     lines = [
         f"training    {_count(data.splits.train)}",
         f"validation  {_count(validated) if validated and data.validate_on == 'val' else data.validate_on or 'none'}",
-        f"test        {tested}; of classes that are not trained on",
+        f"test        {tested}; {'' if data.splits.protocol == 'open' else 'new images '}of classes that are "
+        f"{'not ' if data.splits.protocol == 'open' else ''}trained on",
         f"batches     {min(batches, limited):,} an epoch, {data.batch_size} images each, {data.images_per_class} of a "
         "class",
         f"{_tell_length(trainer)}; how long that takes is told after the first batches",

@@ -6,7 +6,8 @@ import json
 import logging
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def report_run(
     module: pl.LightningModule | None = None,
     embeddings: Sequence[Tensor] = (),
     answers: Answers | None = None,
+    seconds: Mapping[str, float] | None = None,
 ) -> Path | None:
     """Write the report of a run and its notes.
 
@@ -90,6 +92,7 @@ def report_run(
         module: the network with the weights that were tested; None if none were.
         embeddings: of the test images.
         answers: what each query was answered.
+        seconds: what else took how long, by name.
 
     Returns:
         The report; None where the run has no epoch to report.
@@ -113,6 +116,7 @@ def report_run(
         centres=None if module is None else _embed_centres(module, data, notes.divisions),
         answers=answers,
         protocol=cfg.protocol,
+        seconds=seconds or {},
         results={} if run is None else run.results,
         plain=None if run is None else _describe_plain(run),
         verdict="The run was stopped before its end." if run is None else judge(run),
@@ -124,6 +128,14 @@ def report_run(
     path = write_page(material, folder / "report.html")
     _log.info(f"report: {path} ({time.perf_counter() - began:.1f} s)")
     return path
+
+
+@contextmanager
+def timing(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add the seconds that something takes to those of its name."""
+    began = time.perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
 
 
 def write_notes(folder: Path, notes: Notes) -> Path:

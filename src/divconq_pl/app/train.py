@@ -26,7 +26,7 @@ from divconq_pl.app.few_images import fit_to_few_images, list_asked
 from divconq_pl.app.interruption import NoticeDeadWorkers, StopBetweenBatches
 from divconq_pl.app.loggers import finish, log_settings, log_test
 from divconq_pl.app.progress import StageBar, TellTime, describe_plan
-from divconq_pl.app.reporting import Notes, collect_notes, list_settings, report_run
+from divconq_pl.app.reporting import Notes, collect_notes, list_settings, report_run, timing
 from divconq_pl.app.results import (
     RESULTS_FILE,
     check_published,
@@ -94,23 +94,27 @@ def main(cfg: DictConfig) -> float:
             report_run(folder, cfg, data, collect_notes(trainer))  # of what there is
         raise
     notes = collect_notes(trainer)  # the test restores those of the best epoch
-    if isinstance(divide, DivideConquerCallback) and trainer.is_global_zero:
-        pictures.draw_divisions(folder / "pictures", data.splits.train, divide)
+    spent: dict[str, float] = {}
+    with timing(spent, "pictures"):
+        if isinstance(divide, DivideConquerCallback) and trainer.is_global_zero:
+            pictures.draw_divisions(folder / "pictures", data.splits.train, divide)
 
     best_path = best.best_model_path if best else ""  # also empty if validation is switched off
-    embeddings, metrics, answers = test(cfg, trainer, module, data, best_path)
+    with timing(spent, "the test"):
+        embeddings, metrics, answers = test(cfg, trainer, module, data, best_path)
     if not trainer.is_global_zero:  # of several processes one writes
         return float(metrics.get("test/recall_at_1", float("nan")))
-    pictures.draw_curves(folder / "pictures", notes)
     asked = data.tested[0].targets[: len(answers.nearest)]
     write_queries(folder, answers, asked.numpy())
-    pictures.draw_gallery(folder / "pictures", embeddings, data.tested)
+    with timing(spent, "pictures"):
+        pictures.draw_curves(folder / "pictures", notes)
+        pictures.draw_gallery(folder / "pictures", embeddings, data.tested)
 
     results = collect_results(cfg, data, best, metrics, seconds, notes)
     results["per_class"] = list_classes(answers, asked, data.tested[0].classes)
     table = report(folder, results)
     finish(trainer.loggers, sorted((folder / "pictures").glob("*.png")), table, step=trainer.global_step)
-    report_run(folder, cfg, data, notes, module=module, embeddings=embeddings, answers=answers)
+    report_run(folder, cfg, data, notes, module=module, embeddings=embeddings, answers=answers, seconds=spent)
     return float(results.get(cfg.checkpoint.monitor, results.get("test/recall_at_1", float("nan"))))
 
 

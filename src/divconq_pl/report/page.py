@@ -46,6 +46,7 @@ def render(material: Material) -> str:
         .get_template("page.html")
         .render(
             title=material.title,
+            divided=bool(material.divisions),
             written=f"{datetime.now():%Y-%m-%d %H:%M}",
             sections=sections,
             failed=thumbnails.failed,

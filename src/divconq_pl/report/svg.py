@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 264, 48, 12, 22, 34
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 258, 52, 12, 24, 28
 
 
 class Line(NamedTuple):
@@ -44,9 +44,11 @@ def colour_of(learner: int, learners: int) -> str:
 
     Example:
         >>> colour_of(0, 1)
-        'hsl(198 65% 48%)'
+        'hsl(198 65% 57%)'
     """
-    return f"hsl({(18 + 360 * (learner + 0.5) / max(learners, 1)) % 360:.0f} 65% 48%)"
+    hue = (18 + 360 * (learner + 0.5) / max(learners, 1)) % 360
+    lightness = 46 + 18 * max(0.0, math.cos(math.radians(hue - 250)))  # blue and violet are dark by themselves
+    return f"hsl({hue:.0f} 65% {lightness:.0f}%)"
 
 
 def draw_lines(
@@ -81,8 +83,11 @@ def draw_lines(
             f'<rect class="stage {escape(band.kind)}" x="{left:.1f}" y="{_TOP}" width="{right - left:.1f}" '
             f'height="{_HEIGHT - _TOP - _BOTTOM}"><title>{escape(band.label)}</title></rect>'
         )
-        if right - left > 5.5 * len(band.label):
-            parts.append(f'<text class="small" x="{left + 4:.1f}" y="{_TOP - 6}">{escape(band.label)}</text>')
+        if right - left > 5.5 * len(band.label):  # in a frame, since a narrow window has larger letters
+            parts.append(
+                f'<svg x="{left + 2:.1f}" y="0" width="{right - left - 4:.1f}" height="{_TOP}">'
+                f'<text class="small" x="2" y="{_TOP - 6}">{escape(band.label)}</text></svg>'
+            )
     for tick in _ticks(low, high):
         y, text = y_of(tick), f"{100 * tick:g} %" if percent else f"{tick:g}"
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -90,7 +95,7 @@ def draw_lines(
     step = max(1, math.ceil((high_x - low_x) / 12))
     for epoch in range(math.ceil(low_x), math.floor(high_x) + 1, step):
         x = x_of(epoch)
-        parts.append(f'<text class="small" x="{x:.1f}" y="{_HEIGHT - 18}" text-anchor="middle">{epoch}</text>')
+        parts.append(f'<text class="small" x="{x:.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{epoch}</text>')
     for mark in marks:
         x = x_of(mark)
         parts.append(
@@ -108,7 +113,7 @@ def draw_lines(
                     f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3" style="fill:{line.colour}">'
                     f"<title>{escape(line.name)}, epoch {x:g}: {text}</title></circle>"
                 )
-    parts.append(f'<text class="small" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 5}" text-anchor="end">epoch</text>')
+    parts.append(f'<text class="small" x="{_LEFT - 6}" y="{_HEIGHT - 8}" text-anchor="end">epoch</text>')
     return _wrap(parts, _WIDTH, _HEIGHT, label)
 
 
@@ -135,6 +140,30 @@ def draw_heat(values: NDArray[np.float64], names: Sequence[str], *, label: str) 
                     f'text-anchor="middle">{value:.2f}</text>'
                 )
     return _wrap(parts, size, size - 16, label, natural=True)
+
+
+def draw_rows(values: NDArray[np.float64], names: Sequence[str], *, label: str) -> Markup:
+    """Draw rows of values from 0 to 1 as shades, one strip for each row.
+
+    Args:
+        values: shape (rows, columns).
+        names: of the rows, to their left.
+        label: what the picture shows, for those who cannot see it.
+    """
+    rows, columns = values.shape
+    width, height = 580 / max(columns, 1), 18
+    parts = []
+    for i in range(rows):
+        y = 4 + (height + 3) * i
+        parts.append(f'<text class="small" x="44" y="{y + 13}" text-anchor="end">{escape(names[i])}</text>')
+        parts.append(f'<rect class="frame" x="50" y="{y}" width="580" height="{height}"/>')
+        for j in np.flatnonzero(values[i] > 0.005).tolist():
+            shade = f"{min(float(values[i, j]), 1.0):.2f}".lstrip("0")
+            parts.append(
+                f'<rect class="cell" x="{50 + width * j:.1f}" y="{y}" width="{width + 0.05:.2f}" height="{height}" '
+                f'style="fill-opacity:{shade}"/>'
+            )
+    return _wrap(parts, 640, 8 + (height + 3) * rows, label)
 
 
 def draw_flow(

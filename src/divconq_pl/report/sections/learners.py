@@ -14,7 +14,7 @@ from divconq_pl.core.masks import LearnedSubspaces
 from divconq_pl.core.subspaces import FixedSubspaces, RandomSubspaces, Subspaces
 from divconq_pl.metrics.retrieval import retrieval_metrics
 from divconq_pl.report.material import Material, Missing
-from divconq_pl.report.svg import colour_of, draw_heat
+from divconq_pl.report.svg import colour_of, draw_heat, draw_rows
 from divconq_pl.report.thumbnails import Thumbnails
 
 _MOST_LEARNERS, _SAMPLE = 16, 3000
@@ -47,10 +47,11 @@ def show_learners(material: Material, thumbnails: Thumbnails) -> dict[str, Any]:
         for row in rows:
             row["alone"], row["without"] = _judge_subspace(subspaces, row["number"], values, sample)
         names = [str(k) for k in range(len(rows))]
-        shown["heat"] = draw_heat(
-            _correlate(subspaces, values, len(rows)), names, label="correlation between subspaces"
-        )
-    shown["kind"] = "" if subspaces is None else type(subspaces).__name__
+        shown["heat"] = draw_heat(correlate(subspaces, values, len(rows)), names, label="correlation between subspaces")
+        if isinstance(subspaces, LearnedSubspaces):
+            masks = _read_weights(subspaces, values.shape[1], len(rows))
+            shown["masks"] = draw_rows(order_columns(masks).double().numpy(), names, label="values of the masks")
+            shown["cosine"] = _mean_cosine(masks)
     return shown
 
 
@@ -126,17 +127,53 @@ def _recall(values: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def _correlate(subspaces: Subspaces, values: Tensor, count: int) -> NDArray[np.float64]:
-    """Return how alike subspaces are: cosines of masks, or the mean absolute correlation of their coordinates."""
-    if isinstance(subspaces, LearnedSubspaces):
-        ones, masks = torch.ones(1, values.shape[1]), []
-        for k in range(count):
-            subspaces.activate(k)
-            masks.append(torch.nn.functional.normalize(subspaces.narrow(ones, 1)).squeeze(0))
-        subspaces.activate(None)
-        stacked = torch.stack(masks)
-        return (stacked @ stacked.T).clamp(0, 1).double().numpy()
+def correlate(subspaces: Subspaces, values: Tensor, count: int) -> NDArray[np.float64]:
+    """Return how alike subspaces are: the mean absolute correlation of their coordinates, weighted as they weigh them.
+
+    Args:
+        subspaces: of the learners.
+        values: embeddings, shape (N, d).
+        count: how many learners to compare.
+
+    Returns:
+        From 0 to 1, shape (count, count).
+    """
     correlation = torch.corrcoef(values.T).abs().nan_to_num()
-    width = values.shape[1] >> subspaces.depth
-    blocks = correlation.unfold(0, width, width).unfold(1, width, width).mean(dim=(2, 3))
-    return blocks[:count, :count].double().numpy()
+    weights = _read_weights(subspaces, values.shape[1], count)
+    shares = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    return (shares @ correlation @ shares.T).double().numpy()
+
+
+@torch.no_grad()
+def _read_weights(subspaces: Subspaces, width: int, count: int) -> Tensor:
+    """Return how much each learner sees of each coordinate, the most being 1, shape (count, width)."""
+    rows = []
+    for k in range(count):
+        subspaces.activate(k)
+        seen = subspaces.narrow(torch.eye(width), 1).abs().sum(dim=1)
+        rows.append(seen / seen.max().clamp(min=1e-12))
+    subspaces.activate(None)
+    return torch.stack(rows)
+
+
+def order_columns(masks: Tensor, most: int = 128) -> Tensor:
+    """Put coordinates in the order of the learner that weighs them most, and neighbours together where there are many.
+
+    Args:
+        masks: shape (learners, coordinates).
+        most: columns to return at most.
+
+    Example:
+        >>> order_columns(torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 0.2]]))
+        tensor([[1.0000, 0.5000, 0.0000],
+                [0.0000, 0.2000, 1.0000]])
+    """
+    order = sorted(range(masks.shape[1]), key=lambda j: (int(masks[:, j].argmax()), -float(masks[:, j].max())))
+    return torch.stack([part.mean(dim=1) for part in masks[:, order].tensor_split(min(most, masks.shape[1]), dim=1)], 1)
+
+
+def _mean_cosine(masks: Tensor) -> float | None:
+    unit = torch.nn.functional.normalize(masks)
+    above, below = torch.triu_indices(len(masks), len(masks), 1)
+    pairs = (unit @ unit.T)[above, below]
+    return float(pairs.mean()) if len(pairs) else None
