@@ -212,6 +212,35 @@ def test_beyond_max_rows_centroids_come_from_a_sample_and_every_row_gets_the_nea
     assert torch.equal(cluster(rows, max_rows=3000), cluster(rows)), "as many as there are"
 
 
+@pytest.mark.parametrize("backend", ["torch", "faiss"])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_many_rows_are_started_on_a_sample_and_gone_over_a_few_times(
+    monkeypatch: pytest.MonkeyPatch, backend: str, world_size: int
+) -> None:
+    pytest.importorskip("faiss")
+    rows = grid(3000, 6, 0)
+    cluster = partial(kmeans, num_clusters=4, seed=0, backend=backend)
+    thorough = _inertia(rows, cluster(rows))
+    monkeypatch.setattr(clustering, "_RESTART_ROWS", 300)
+    monkeypatch.setattr(clustering, "_RESTART_ROWS_PER_CLUSTER", 1)
+    looked_at = []
+    in_memory = Features.in_memory
+    monkeypatch.setattr(Features, "in_memory", lambda self: looked_at.append(len(self)) or in_memory(self))
+    found = same_on_each(rows, world_size, cluster)
+    assert sorted(looked_at) == sorted([300, 3000] * (world_size if backend == "torch" else 1))
+    assert _inertia(rows, found) < 1.02 * thorough
+    assert torch.equal(found, cluster(rows)), "whatever the number of processes"
+    centres = torch.stack([rows[found == k].mean(0) for k in range(4)])
+    looked_at.clear()
+    kept = cluster(rows, centres=centres)
+    assert looked_at == [3000], "with centres there is nothing to start"
+    assert _inertia(rows, kept) <= _inertia(rows, found) * (1 + 1e-6)
+
+
+def _inertia(rows: Tensor, assignment: Tensor) -> float:
+    return sum(float((own - own.mean(0)).square().sum()) for own in (rows[assignment == k] for k in range(4)))
+
+
 def test_a_sample_is_spread_over_the_rows_and_differs_with_the_seed() -> None:
     rows = torch.arange(1000.0)[:, None]
     samples = [clustering._sample(Features(rows), 64, torch.Generator().manual_seed(seed)).whole() for seed in (0, 1)]

@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from divconq_pl.core import features as shards
-from divconq_pl.core import kmeans as clustering
+from divconq_pl.core import lloyd
 from divconq_pl.core.kmeans import kmeans
 from divconq_pl.errors import InputError
 
@@ -99,7 +99,7 @@ def test_no_cluster_is_empty_when_there_are_fewer_distinct_rows_than_clusters(ba
 def test_an_empty_cluster_gets_the_farthest_row_of_a_cluster_that_can_spare_it() -> None:
     assignment = torch.tensor([0, 0, 0, 3, 4, 4])
     distance = torch.tensor([1.0, 5.0, 2.0, 9.0, 4.0, 3.0])
-    filled, remaining = clustering._fill_empty(assignment, distance, 5)
+    filled, remaining = lloyd.fill_empty(assignment, distance, 5)
     # Row 3 is farthest but alone in its cluster; rows 1 and 4 are next.
     assert filled.tolist() == [0, 1, 0, 3, 2, 4]
     assert remaining.tolist() == [1.0, 0.0, 2.0, 9.0, 0.0, 3.0]
@@ -207,7 +207,7 @@ def test_centres_that_cannot_be_started_from_are_refused(bad: Tensor) -> None:
         kmeans(noise(20, 6), 4, seed=0, centres=bad)
 
 
-def test_auto_falls_back_to_torch_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_needs_no_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
     features = noise(200, 6)
     monkeypatch.setitem(sys.modules, "faiss", None)
     assert torch.equal(kmeans(features, 4, seed=0), kmeans(features, 4, seed=0, backend="torch"))

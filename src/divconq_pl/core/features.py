@@ -13,14 +13,19 @@ from divconq_pl.errors import InputError
 
 Total = Callable[[Tensor], Tensor]
 
-BLOCK_ELEMENTS = 16 * 2**20
-"""Float32 numbers that one block of rows may hold: 64 MB."""
+BLOCK_ELEMENTS = 2**20
+"""Float32 numbers that one block of rows may hold, for each thread of a CPU: 4 MB, which stay in its cache."""
+
+_BLOCKS_AT_ONCE = 16  # on a GPU, 64 MB
 
 
 def total_of_processes(tensor: Tensor) -> Tensor:
     """Sum a tensor of all processes of the default group in place, and return it."""
     torch.distributed.all_reduce(tensor)
     return tensor
+
+
+_FEW_CLUSTERS = 64
 
 
 class Features:
@@ -106,13 +111,16 @@ class Features:
             start += len(block)
         return part
 
-    def blocks(self, width: int = 0) -> Iterator[Tensor]:
+    def blocks(self, width: int = 0, most: int | None = None) -> Iterator[Tensor]:
         """Yield the rows of this process as float32 blocks of bounded size on the device, at least one, maybe empty.
 
         Args:
             width: numbers that the caller needs for each row, if these are more than D.
+            most: rows in a block, at most.
         """
-        rows = max(1, BLOCK_ELEMENTS // max(width, self.width))
+        at_once = torch.get_num_threads() if self.device.type == "cpu" else _BLOCKS_AT_ONCE
+        rows = max(1, at_once * BLOCK_ELEMENTS // max(width, self.width))
+        rows = rows if most is None else min(rows, most)
         source = self._held if self._copy is None else self._copy
         if self._index is None or self._copy is not None:
             for block in torch.split(source, rows):
@@ -163,22 +171,36 @@ class Features:
     def means(self, assignment: Tensor, num_clusters: int) -> Tensor:
         """Average the rows of every cluster, shape (K, D).
 
-        A product with the one-hot assignment: sums by scattered adds would depend on the order of the GPU's threads.
-
         Args:
             assignment: the cluster of each row of this process, see :meth:`share`.
             num_clusters: K; none of them empty.
         """
-        clusters = torch.arange(num_clusters, device=self.device)
         sums = torch.zeros(num_clusters, self.width, device=self.device)
         start = 0
         for block in self.blocks(num_clusters):
             own = assignment[start : start + len(block)]
-            sums += (own[:, None] == clusters).float().T @ block
+            add_by_cluster(sums, block, own)
             start += len(block)
         counts = torch.bincount(assignment, minlength=num_clusters)[:, None]
         tally = self.total(torch.cat([sums, counts], dim=1))  # one sum over the processes instead of two
         return tally[:, :-1] / tally[:, -1:]
+
+
+def add_by_cluster(sums: Tensor, rows: Tensor, assignment: Tensor) -> None:
+    """Add rows to the sums of their clusters, in place.
+
+    For few clusters, and on a GPU, by a product with the one-hot assignment: all threads work on it, and scattered adds
+    would depend on the order of the GPU's.
+
+    Args:
+        sums: shape (K, D).
+        rows: shape (n, D).
+        assignment: cluster of each row, shape (n,).
+    """
+    if len(sums) > _FEW_CLUSTERS and rows.device.type == "cpu":
+        sums.index_add_(0, assignment, rows)
+    else:
+        sums += (assignment[:, None] == torch.arange(len(sums), device=rows.device)).float().T @ rows
 
 
 def on_whole(cluster: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
 from functools import partial
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from divconq_pl.core.features import Features, on_whole
+from divconq_pl.core.lloyd import FaissLloyd, Lloyd, TorchLloyd, fill_empty_of_all
 from divconq_pl.errors import InputError
 
 Backend = Literal["auto", "faiss", "torch"]
 
 _START_ROWS_PER_CLUSTER = 128
+_RESTART_ROWS_PER_CLUSTER = 1024
+_RESTART_ROWS = 2**14  # in all, at least: the few means of few clusters need them, too
+_SETTLED = 0.001
 
 
 @torch.no_grad()
@@ -33,10 +36,13 @@ def kmeans(
 ) -> Tensor:
     """Assign every row of ``features`` to one of ``num_clusters`` clusters, none of them empty.
 
-    Both backends begin every restart with k-means++ and keep the restart with the lowest inertia; given ``centres``,
-    they begin with these, once. The same seed gives the same assignment; no global random state is read or moved.
-    Beyond ``max_rows`` rows the centroids are found on a sample, spread evenly over the rows, and every row then goes
-    to the nearest one: beside the features and the assignment, only the sample takes memory.
+    In two stages: several starts by k-means++ are followed on a sample of 1,024 rows for each cluster (16,384 or more),
+    and the one with the lowest inertia goes on with all rows until no more than one in a thousand changes its cluster.
+    On all rows each start would take longer than both stages, and find clusters no better (docs/benchmarks.md). With no
+    more rows than that there is one stage, and from given ``centres`` the second alone. The same seed gives the same
+    assignment; no global random state is read or moved. Beyond ``max_rows`` rows the second stage has a sample, too,
+    spread evenly over them, and every row then goes to the nearest centroid: beside the features and the assignment,
+    only the samples take memory.
 
     Where several processes share the features, torch reduces sums, counts and inertia over them. Starts and samples are
     drawn from the rows of all, so the assignment does not depend on how many processes there are, up to the order of
@@ -47,10 +53,11 @@ def kmeans(
             the rows beforehand for cosine geometry. :class:`.Features` are taken to be finite.
         num_clusters: K, at most N.
         seed: of the starts.
-        backend: ``"faiss"`` (on the GPU that holds the features when faiss can, else on the CPU), ``"torch"`` (on the
-            device of the features), or ``"auto"``: faiss where it is installed, can run on that device and a single
-            process holds the features, else torch. ``"faiss"`` with several processes gathers the features on each.
-        iterations: most Lloyd iterations in one restart; it stops early when the assignment no longer changes.
+        backend: ``"torch"``, on the device of the features; ``"auto"`` is the same, as torch was faster than faiss with
+            any number of clusters; ``"faiss"``, on the GPU that holds the features when faiss can, else on the CPU.
+            With several processes faiss gathers the features on each.
+        iterations: most Lloyd iterations of a start, which stops early when the assignment no longer changes; the
+            second stage has half as many.
         restarts: number of starts.
         max_rows: most rows to find the centroids on, though at least 128 for each cluster.
         centres: (K, D), centroids to start from, the same on all processes; cluster k grows out of row k.
@@ -75,28 +82,27 @@ def kmeans(
         _check_centres(centres, num_clusters, features.width)
     if num_clusters == 1:
         return torch.zeros(len(features), dtype=torch.int64)
-    faiss = None
-    if backend == "faiss" or (backend == "auto" and features.world_size == 1):
-        faiss = _find_faiss(features.device, required=backend == "faiss")
+    faiss = _import_faiss() if backend == "faiss" else None
     if faiss is not None and features.world_size > 1:
         alone = partial(kmeans, backend=backend, iterations=iterations, restarts=restarts, max_rows=max_rows)
         return on_whole(alone)(features, num_clusters, seed=seed, centres=centres)
+    lloyd: Lloyd = TorchLloyd() if faiss is None else FaissLloyd(faiss, features.device)
     generator = torch.Generator().manual_seed(seed)
     # Inside an autocast region the products would be rounded to half precision, and distances with them.
     with torch.autocast(features.device.type, enabled=False):
-        sample = _sample(features, max(max_rows, _START_ROWS_PER_CLUSTER * num_clusters), generator).in_memory()
-        starts: Iterator[Tensor] = (_plus_plus_start(sample, num_clusters, generator) for _ in range(restarts))
+        rows = _sample(features, max(max_rows, _START_ROWS_PER_CLUSTER * num_clusters), generator)
+        for_starts = max(_RESTART_ROWS, _RESTART_ROWS_PER_CLUSTER * num_clusters)
+        settled = int(_SETTLED * len(rows)) if len(rows) > for_starts else 0
         if centres is not None:
-            starts = iter([features.agreed(centres.to(features.device).float())])
-        if faiss is None:
-            norms = _norms(sample)
-            centroids = _best(_lloyd(sample, norms, start, iterations) for start in starts)
-            found = _nearest(features, centroids)
+            start = features.agreed(centres.to(features.device).float())
+            centroids, _ = lloyd.solve(rows.in_memory(), start, iterations, settled)
         else:
-            solver = _faiss_solver(faiss, sample, num_clusters, iterations)
-            centroids = _best(_train_faiss(solver, sample, starts))
-            found = _nearest_faiss(solver, features, centroids)
-        assignment, _ = _fill_empty_of_all(features, *found, num_clusters)
+            few = _sample(rows, for_starts, generator)
+            centroids = _best_restart(lloyd, few.in_memory(), num_clusters, iterations, restarts, generator)
+            if len(few) < len(rows):
+                centroids, _ = lloyd.solve(rows.in_memory(), centroids, -(-iterations // 2), settled)
+        found = lloyd.nearest(features, centroids)
+        assignment, _ = fill_empty_of_all(features, *found, num_clusters)
         return features.gathered(assignment.int()).long()
 
 
@@ -135,19 +141,16 @@ def _check_finite(features: Features) -> None:
         )
 
 
-def _find_faiss(device: torch.device, *, required: bool) -> ModuleType | None:
-    """Import faiss; ``None`` when it is not required and cannot serve this device."""
+def _import_faiss() -> ModuleType:
     try:
         import faiss
     except ModuleNotFoundError as error:
-        if required:
-            raise InputError(
-                "backend='faiss' needs faiss, which is not installed: "
-                'pip install "divconq-pl[cpu]" (or "divconq-pl[gpu]"), or use backend=\'torch\'.'
-            ) from error
-        return None
-    can_serve = device.type == "cpu" or (device.type == "cuda" and faiss.get_num_gpus() > 0)
-    return faiss if required or can_serve else None
+        raise InputError(
+            "backend='faiss' needs faiss, which is not installed: "
+            'pip install "divconq-pl[cpu]" (or "divconq-pl[gpu]"), or use backend=\'torch\'.'
+        ) from error
+    module: ModuleType = faiss
+    return module
 
 
 def _sample(features: Features, num_rows: int, generator: torch.Generator) -> Features:
@@ -181,96 +184,14 @@ def _plus_plus_start(features: Features, num_clusters: int, generator: torch.Gen
     return features.agreed(centroids)  # GPUs of different kinds may differ in the last bit, and then in a draw
 
 
-def _best(runs: Iterable[tuple[Tensor, float]]) -> Tensor:
+def _best_restart(
+    lloyd: Lloyd, rows: Features, num_clusters: int, iterations: int, restarts: int, generator: torch.Generator
+) -> Tensor:
     """Return the centroids with the lowest inertia; the first of those that differ by no more than rounding."""
-    best, lowest = None, float("inf")
-    for centroids, inertia in runs:
-        if best is None or inertia < lowest * (1 - 1e-6):
+    best, lowest = torch.empty(0), math.inf
+    for _ in range(restarts):
+        start = _plus_plus_start(rows, num_clusters, generator)
+        centroids, inertia = lloyd.solve(rows, start, iterations)
+        if not len(best) or inertia < lowest * (1 - 1e-6):
             best, lowest = centroids, inertia
-    assert best is not None
     return best
-
-
-def _faiss_solver(faiss: ModuleType, features: Features, num_clusters: int, iterations: int) -> Any:
-    num_rows = len(features)
-    options = {"niter": iterations, "min_points_per_centroid": 1, "max_points_per_centroid": num_rows}
-    if hasattr(faiss.ClusteringParameters, "check_input_data_for_NaNs"):
-        options["check_input_data_for_NaNs"] = False  # done once by us; faiss would repeat it at every restart
-    solver = faiss.Kmeans(features.width, num_clusters, **options)
-    if features.device.type == "cuda" and faiss.get_num_gpus() > 0:
-        # Kmeans(gpu=...) can only count GPUs from 0; every rank of a run must use its own.
-        solver.index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), features.device.index, solver.index)
-    return solver
-
-
-def _train_faiss(solver: Any, features: Features, starts: Iterator[Tensor]) -> Iterator[tuple[Tensor, float]]:
-    rows = features.whole().cpu().contiguous().numpy()  # no copy for contiguous float32 rows on the CPU
-    for start in starts:
-        inertia = solver.train(rows, init_centroids=start.cpu().numpy())
-        yield torch.from_numpy(solver.centroids), float(inertia)
-
-
-def _nearest_faiss(solver: Any, features: Features, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    solver.index.reset()
-    solver.index.add(centroids.numpy())
-    found = [solver.index.search(block.cpu().contiguous().numpy(), 1) for block in features.blocks()]
-    distances, assignments = (torch.from_numpy(np.concatenate(parts)[:, 0]) for parts in zip(*found, strict=True))
-    return assignments.to(features.device), distances.to(features.device)
-
-
-def _norms(features: Features) -> Tensor:
-    return torch.cat([block.square().sum(dim=1) for block in features.blocks()])
-
-
-def _lloyd(features: Features, norms: Tensor, centroids: Tensor, iterations: int) -> tuple[Tensor, float]:
-    """Alternate assignment and means from one start; return the centroids and their inertia."""
-    num_clusters = len(centroids)
-    assignment, distance = _fill_empty_of_all(features, *_nearest(features, centroids, norms), num_clusters)
-    for _ in range(iterations):
-        previous = assignment
-        centroids = features.means(assignment, num_clusters)
-        assignment, distance = _fill_empty_of_all(features, *_nearest(features, centroids, norms), num_clusters)
-        if not int(features.total((assignment != previous).sum())):
-            break
-    return centroids, float(features.total(distance.sum()))
-
-
-def _nearest(features: Features, centroids: Tensor, norms: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Find the nearest centroid of every row of this process, and the squared distance to it."""
-    squares = centroids.square().sum(dim=1)
-    found = []
-    for block in features.blocks(len(centroids)):
-        nearest = torch.addmm(squares, block, centroids.T, alpha=-2).min(dim=1)
-        distance = nearest.values + block.square().sum(dim=1) if norms is None else nearest.values
-        found.append((nearest.indices, distance))
-    assignment, distance = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return assignment, (distance if norms is None else distance + norms).clamp_min(0)
-
-
-def _fill_empty_of_all(
-    features: Features, assignment: Tensor, distance: Tensor, num_clusters: int
-) -> tuple[Tensor, Tensor]:
-    """Do the same as :func:`_fill_empty` for the rows of all processes."""
-    counts = features.total(torch.bincount(assignment, minlength=num_clusters))
-    if counts.all():
-        return assignment, distance
-    filled = _fill_empty(features.gathered(assignment), features.gathered(distance), num_clusters)
-    return features.share(filled[0]), features.share(filled[1])
-
-
-def _fill_empty(assignment: Tensor, distance: Tensor, num_clusters: int) -> tuple[Tensor, Tensor]:
-    """Give every empty cluster the row farthest from its centroid, out of a cluster that keeps another row."""
-    counts = torch.bincount(assignment, minlength=num_clusters).tolist()
-    empty = [cluster for cluster, count in enumerate(counts) if count == 0]
-    if not empty:
-        return assignment, distance
-    assignment, distance = assignment.clone(), distance.clone()
-    order = distance.argsort(descending=True, stable=True)
-    farthest_first = (row for few in order.split(1024) for row in few.tolist())
-    for cluster in empty:
-        # A cluster seen with one row never gains another, so the rows passed over need no second look.
-        row = next(row for row in farthest_first if counts[int(assignment[row])] > 1)
-        counts[int(assignment[row])] -= 1
-        counts[cluster] = 1
-        assignment[row], distance[row] = cluster, 0
-    return assignment, distance

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from divconq_pl.core.features import BLOCK_ELEMENTS, Features
+from divconq_pl.core.features import Features
 from divconq_pl.core.usable import classes_per_cluster
 
 _ROWS = 1024
@@ -77,7 +77,7 @@ def average_classes(features: Features, class_of: Tensor, num_classes: int) -> F
     sums = torch.zeros(num_classes, features.width, device=features.device)
     start = 0
     with torch.autocast(features.device.type, enabled=False):
-        for block in features.blocks(BLOCK_ELEMENTS // _ROWS):
+        for block in features.blocks(most=_ROWS):
             present, place = torch.unique(own[start : start + len(block)], return_inverse=True)
             places = torch.arange(len(present), device=features.device)
             sums[present] += (places[:, None] == place).float() @ block

@@ -67,8 +67,8 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
         cluster_dataset: the training images in the same order with the test-time transform; by default the data
             module's ``cluster_dataset()`` if it has one, otherwise the training data set as it is.
         clustering: k-means backend (``"auto"``, ``"faiss"``, ``"torch"``), ``"random"`` as a control, or a function.
-            With several processes ``"auto"`` is torch, which leaves features where they are; for faiss or a function
-            other than :func:`.kmeans` they are gathered on every process.
+            ``"auto"`` is torch. With several processes it leaves features where they are; for faiss or a function other
+            than :func:`.kmeans` they are gathered on every process.
         start: where k-means starts: with other seeds in each division (``"anew"``), with the ``"same_seed"`` as in the
             authors' code, or at the centres of the ``"previous"`` clusters.
         whole_classes: cluster the means of the classes instead of the images, so that no class is cut.
