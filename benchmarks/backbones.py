@@ -1,22 +1,20 @@
-"""Compare a backbone with its weights in channels-last layout, as ours have them, and with gradient checkpointing.
+"""Networks with channels-last weights, as ours have them, gradient checkpointing and bf16, forward and backward.
 
-    python benchmarks/backbones.py --names resnet50 convnext_tiny vit_tiny_patch16_224 --size 224 --batch 4
-
-Networks of timm, forward and backward. Times are in processor seconds, as ratios to the same network with contiguous
-weights; memory is what a forward pass keeps for the backward pass, weights left out.
+Memory is what a forward pass keeps for the backward pass, weights left out.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
+from functools import partial
 
 import torch
+from measuring import Row, run_alone, take_turns
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from divconq_pl.backbones import Backbone, timm_backbone
+
+NETWORKS = ["resnet50", "tf_efficientnet_lite0", "convnext_tiny", "vit_tiny_patch16_224"]
 
 
 def kept_bytes(backbone: Backbone, images: Tensor) -> int:
@@ -33,42 +31,36 @@ def kept_bytes(backbone: Backbone, images: Tensor) -> int:
     return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
 
 
-def main() -> None:
-    """Let the contestants take turns; print median times and kept memory, and their ratios to the first."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ["resnet50", "tf_efficientnet_lite0", "convnext_tiny", "vit_tiny_patch16_224"]
-    parser.add_argument("--names", nargs="+", default=names)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
+def learn(backbone: Backbone, images: Tensor, *, bf16: bool = False) -> None:
+    """Go forward and backward."""
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=bf16):
+        backbone(images).float().square().mean().backward()
 
-    images = torch.rand(arguments.batch, 3, arguments.size, arguments.size)
-    for name in arguments.names:
-        contestants = {
-            "contiguous": timm_backbone(name, image_size=arguments.size).to(memory_format=torch.contiguous_format),
-            "channels last": timm_backbone(name, image_size=arguments.size),
-            "recomputing": timm_backbone(name, image_size=arguments.size, grad_checkpointing=True),
+
+def rows(device: str = "cpu", quick: bool = False) -> list[Row]:
+    """Let the layouts of each network take turns."""
+    result = []
+    size, batch = (64, 1) if quick else (224, 4 if device == "cpu" else 112)
+    for name in ["resnet18"] if quick else NETWORKS:
+        torch.manual_seed(0)
+        images = torch.rand(batch, 3, size, size, device=device)
+        networks = {
+            "contiguous": timm_backbone(name, image_size=size).to(memory_format=torch.contiguous_format),
+            "channels last": timm_backbone(name, image_size=size),
+            "channels last, recomputing": timm_backbone(name, image_size=size, grad_checkpointing=True),
         }
-        memory = {kind: kept_bytes(backbone, images) for kind, backbone in contestants.items()}
-        seconds: dict[str, list[float]] = {kind: [] for kind in contestants}
-        for repeat in range(arguments.repeats + 1):
-            for kind, backbone in contestants.items():
-                start = time.process_time()
-                backbone(images).square().mean().backward()
-                if repeat:  # the first one warms up
-                    seconds[kind].append(time.process_time() - start)
-        for kind, times in seconds.items():
-            ratio = statistics.median(a / b for a, b in zip(times, seconds["contiguous"], strict=True))
-            share = memory[kind] / memory["contiguous"]
-            print(
-                f"{name:24} {kind:14} {statistics.median(times):6.3f} s  ratio {ratio:.2f}   "
-                f"{memory[kind] / 2**20:6.0f} MiB  ratio {share:.2f}"
-            )
+        networks = {kind: network.to(device) for kind, network in networks.items()}
+        contestants = {kind: partial(learn, network, images) for kind, network in networks.items()}
+        contestants["channels last, bf16"] = partial(learn, networks["channels last"], images, bf16=True)
+        work = f"{name}, {batch} x {size} x {size}"
+        result += take_turns("backbones", work, contestants, device=device, turns=1 if quick else 2)
+        kept = {kind: kept_bytes(network, images) / 2**20 for kind, network in networks.items()}
+        result += [
+            Row("backbones", f"{work}: kept", kind, own, "MiB", "contiguous", own / kept["contiguous"])
+            for kind, own in kept.items()
+        ]
+    return result
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(rows)

@@ -1,37 +1,25 @@
-"""Time a whole division as a ratio to faiss's own Kmeans (train, then one search) in the same run.
+"""A whole division once the features are there, against its k-means alone.
 
-    python benchmarks/division.py --images 59551 --dim 2048 --split-depth 3
-
-A division is what the callback does once it has the features and all clusters exist: `divide` (cluster and match with
-the previous clusters), `summarise` and the construction of a `ClusterBatchSampler`. The two alternate, so that a busy
-machine slows both; medians are compared. The processor's time leaves out the waiting for others.
+That is what the callback does when all clusters exist: `divide` (cluster and match with the previous clusters),
+`summarise` and the construction of a `ClusterBatchSampler`.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
+from itertools import pairwise
 
-import faiss
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from measuring import Goal, Row, compare, now, run_alone
 from torch import Tensor
 
 from divconq_pl.core.division import Division, divide
+from divconq_pl.core.features import Features
 from divconq_pl.core.kmeans import kmeans
 from divconq_pl.core.sampling import ClusterBatchSampler
 from divconq_pl.core.summary import summarise
 
-ITERATIONS, RESTARTS = 20, 3  # those of `kmeans`
-
-
-Seconds = NDArray[np.float64]
-
-
-def clocks() -> Seconds:
-    """Read the clock on the wall and that of the processor."""
-    return np.array([time.perf_counter(), time.process_time()])
+IMAGES, DIM, CLASSES, GROUPS, DEPTH = 59_551, 2048, 11_318, 64, 3
+"""As in the training set of Stanford Online Products with a ResNet-50."""
 
 
 def make_features(images: int, dim: int, classes: int, groups: int) -> tuple[Tensor, Tensor]:
@@ -52,85 +40,45 @@ def make_features(images: int, dim: int, classes: int, groups: int) -> tuple[Ten
     return features, labels
 
 
-def faiss_alone(features: Tensor, clusters: int, seed: int) -> None:
-    """Cluster with nothing but faiss: all images, its own random start."""
-    images, dim = features.shape
-    solver = faiss.Kmeans(
-        dim,
-        clusters,
-        niter=ITERATIONS,
-        nredo=RESTARTS,
-        seed=seed,
-        min_points_per_centroid=1,
-        max_points_per_centroid=images,
-    )
-    solver.train(features.numpy())
-    solver.index.search(features.numpy(), 1)
-
-
 class TimedKmeans:
-    """`kmeans`, with the seconds and the number of its calls."""
+    """`kmeans`, with the seconds of its calls."""
 
-    def __init__(self) -> None:
-        self.seconds: list[Seconds] = []
+    def __init__(self, device: str) -> None:
+        self.seconds: list[float] = []
+        self._device = device
 
-    def __call__(self, features: Tensor, num_clusters: int, *, seed: int) -> Tensor:
+    def __call__(self, features: Features, num_clusters: int, *, seed: int) -> Tensor:
         """Cluster, and note the time."""
-        start = clocks()
-        assignment = kmeans(
-            features, num_clusters, seed=seed, backend="faiss", iterations=ITERATIONS, restarts=RESTARTS
-        )
-        self.seconds.append(clocks() - start)
+        began = now(self._device)
+        assignment = kmeans(features, num_clusters, seed=seed)
+        self.seconds.append(now(self._device) - began)
         return assignment
 
 
-def main() -> None:
-    """Run both in turn and print the medians and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=59551)
-    parser.add_argument("--dim", type=int, default=2048)
-    parser.add_argument("--classes", type=int, default=11318)
-    parser.add_argument("--groups", type=int, default=64)
-    parser.add_argument("--split-depth", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    faiss.omp_set_num_threads(arguments.threads)
-
-    depth = arguments.split_depth
-    features, labels = make_features(arguments.images, arguments.dim, arguments.classes, arguments.groups)
+def rows(device: str = "cpu", quick: bool = False) -> list[Row]:
+    """Divide three times, and say what each part of it takes."""
+    images, dim, classes, depth = (800, 16, 40, 1) if quick else (IMAGES, DIM, CLASSES, DEPTH)
+    features, labels = make_features(images, dim, classes, GROUPS)
     previous = Division(kmeans(features[:, :64], 2**depth, seed=0), depth)  # similar clusters, cheaply
-    seconds: dict[str, list[Seconds]] = {
-        name: [] for name in ("faiss alone", "division", "  kmeans", "  rest of divide", "  summarise", "  sampler")
-    }
-    for repeat in range(arguments.repeats):
-        start = clocks()
-        faiss_alone(features, 2**depth, seed=repeat)
-        seconds["faiss alone"].append(clocks() - start)
-
-        clustering = TimedKmeans()
-        start = clocks()
-        division = divide(features, labels, previous, depth, cluster=clustering, seed=repeat)
-        divided = clocks()
-        if len(clustering.seconds) != 1:
-            raise SystemExit(f"{len(clustering.seconds)} trials were needed; use fewer --classes")
-        summary = summarise(division, previous, labels, epoch=0)
-        summarised = clocks()
+    shared = Features(features.to(device))
+    names = ("k-means", "the rest of divide", "summary", "sampler", "the whole division")
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(1 if quick else 3):
+        clustering = TimedKmeans(device)
+        times = [now(device)]
+        division = divide(shared, labels, previous, depth, cluster=clustering, seed=100 * turn)
+        times.append(now(device))
+        summarise(division, previous, labels, epoch=0)
+        times.append(now(device))
         ClusterBatchSampler(division.assignment, labels, batch_size=80, images_per_class=4)
-        end = clocks()
-        seconds["division"].append(end - start)
-        seconds["  kmeans"].append(clustering.seconds[0])
-        seconds["  rest of divide"].append(divided - start - clustering.seconds[0])
-        seconds["  summarise"].append(summarised - divided)
-        seconds["  sampler"].append(end - summarised)
-    print(f"clusters of {summary['sizes']} images, {summary['moved']} moved")
-    medians = {name: np.median(times, axis=0) for name, times in seconds.items()}
-    for name, (wall, processor) in medians.items():
-        print(f"{name:16} {wall:8.3f} s   processor {processor:8.3f} s")
-    wall, processor = medians["division"] / medians["faiss alone"]
-    print(f"ratio            {wall:8.3f}     processor {processor:8.3f}")
+        times.append(now(device))
+        parts = [later - earlier for earlier, later in pairwise(times)]
+        clustered = sum(clustering.seconds)
+        for name, took in zip(names, (clustered, parts[0] - clustered, *parts[1:], times[-1] - times[0]), strict=True):
+            seconds[name].append(took)
+    work = f"{images:,} x {dim} into {2**depth}, {classes:,} classes"
+    return compare("division", work, seconds, goals={"the whole division": Goal(1.2)})
 
 
 if __name__ == "__main__":
-    main()
+    run_alone(rows)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping
 
 import torch
+from measuring import Row, take_turns
 from pytorch_metric_learning import miners
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -58,6 +59,18 @@ def describe(contestants: Mapping[str, torch.nn.Module], labels: Tensor, batches
             f"   within {100 * float(torch.cat(within[name]).float().mean()):5.1f} %"
             f"   rank {float(torch.cat(ranks[name]).mean()):5.1f}   {statistics.median(milliseconds[name]):6.2f} ms"
         )
+
+
+def rows(device: str = "cpu", quick: bool = False) -> list[Row]:
+    """Time a call of either miner; what they draw is printed by the script itself."""
+    labels = torch.arange(20).repeat_interleave(4).to(device)
+    z = embeddings(labels.cpu(), 128, None, torch.Generator().manual_seed(0)).to(device)
+    contestants = {
+        "pytorch-metric-learning's": lambda: miners.DistanceWeightedMiner()(z, labels),
+        "ours": lambda: DistanceWeightedMiner()(z, labels),
+    }
+    work = "distance-weighted miner, 80 x 128, 4 images a class"
+    return take_turns("mining", work, contestants, device=device, turns=2 if quick else 100)
 
 
 def main() -> None:

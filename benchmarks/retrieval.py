@@ -1,28 +1,34 @@
-"""Time `retrieval_metrics` as a ratio to a bare exact search of faiss, and measure the memory it takes.
+"""Recall@K, MAP@R and R-precision against a bare exact search and pytorch-metric-learning's AccuracyCalculator.
 
-    OMP_NUM_THREADS=1 python benchmarks/retrieval.py --images 60502 --dim 512 --classes 11316
-
-The two alternate within one process, so that a busy machine slows both; medians are compared, by the clock and by the
-processor's time. The memory is that of another process, which does nothing else: the highest resident size while the
-metrics are computed, less that just before, with the embeddings in memory (Linux only).
+The memory is that of another process, which does nothing else: the highest resident size while the metrics are
+computed, less that just before, with the embeddings in memory (Linux only).
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import subprocess
 import sys
-import time
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
-import faiss
 import torch
+from measuring import Goal, Row, run_alone, take_turns
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch import Tensor
 
+from divconq_pl.metrics.neighbours import neighbours
 from divconq_pl.metrics.retrieval import retrieval_metrics
 
-KS = (1, 10, 100, 1000)
+SIZES = [(20_000, 512, 6, 2.0), (30_251, 512, 5_658, 1.15)]
+"""Images, width, classes, and how many times a bare search the metrics should take at most; few classes, and half of
+the test set of Stanford Online Products."""
+
+QUICK_SIZES = [(300, 16, 75, 9.0)]
+GALLERY, GALLERY_CLASSES = 120_000, (12_000, 120, 6, 1)
+FEW = 10
+WHY = "beside the products, each query's similarities are made into whole numbers and partly sorted"
 
 
 def make_embeddings(images: int, dim: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -37,11 +43,14 @@ def make_embeddings(images: int, dim: int, classes: int, seed: int) -> tuple[Ten
     return embeddings, labels
 
 
-def bare_search(embeddings: Tensor) -> None:
-    """Find the neighbours with nothing but faiss; the first of them is the image itself."""
+def faiss_search(embeddings: Tensor) -> None:
+    """Find a few neighbours with nothing but faiss; the first of them is the image itself."""
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
     index = faiss.IndexFlatIP(embeddings.shape[1])
     index.add(embeddings.numpy())
-    index.search(embeddings.numpy(), max(KS) + 1)
+    index.search(embeddings.numpy(), FEW + 1)
 
 
 def resident(field: str) -> int:
@@ -50,51 +59,66 @@ def resident(field: str) -> int:
     return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1]) * 1024
 
 
-def measure_memory(embeddings: Tensor, labels: Tensor) -> None:
+def measure_memory(images: int, dim: int, classes: int) -> None:
     """Print the additional memory that the metrics take at their peak, in bytes."""
-    retrieval_metrics(embeddings[:2000], labels[:2000] % 200, ks=KS)  # what is loaded on first use is not counted
+    embeddings, labels = make_embeddings(images, dim, classes, seed=0)
+    retrieval_metrics(embeddings[:2000], labels[:2000] % 200)  # what is loaded on first use is not counted
     Path("/proc/self/clear_refs").write_text("5")  # makes the highest size the present one
     before = resident("VmRSS")
-    retrieval_metrics(embeddings, labels, ks=KS)
+    retrieval_metrics(embeddings, labels)
     print(resident("VmHWM") - before)
 
 
-def main() -> None:
-    """Run both in turn, then once more for the memory, and print medians, their ratio and the peak."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=60502)
-    parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--classes", type=int, default=11316)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--only-memory", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+def rows(device: str = "cpu", quick: bool = False) -> list[Row]:
+    """Time all in turns, once each; then the metrics alone as classes grow, and their memory."""
+    result = []
+    for images, dim, classes, limit in QUICK_SIZES if quick else SIZES:
+        embeddings, labels = (x.to(device) for x in make_embeddings(images, dim, classes, seed=0))
+        contestants: dict[str, Callable[[], object]] = {
+            f"searching {FEW} neighbours": partial(neighbours, embeddings, k=FEW),
+            "metrics": partial(retrieval_metrics, embeddings, labels, marp=True),
+            "metrics, Recall@K alone": partial(retrieval_metrics, embeddings, labels, map_at_r=False),
+        }
+        if find_spec("faiss"):
+            if device == "cpu":
+                contestants[f"faiss alone searching {FEW}"] = partial(faiss_search, embeddings)
+            wanted = ("precision_at_1", "mean_average_precision_at_r", "r_precision")
+            calculator = AccuracyCalculator(include=wanted, k="max_bin_count", device=torch.device(device))
+            contestants["PML's AccuracyCalculator"] = partial(calculator.get_accuracy, embeddings, labels)
+        work = f"{images:,} x {dim} in {classes:,} classes"
+        goals = {"metrics": Goal(limit, why=WHY)}
+        result += take_turns("retrieval", work, contestants, device=device, turns=1, warm_up=False, goals=goals)
+    return [*result, *grow(device, quick), *([] if quick or device != "cpu" else memory(60_502, 512, 11_316))]
 
-    embeddings, labels = make_embeddings(arguments.images, arguments.dim, arguments.classes, seed=0)
-    if arguments.only_memory:
-        measure_memory(embeddings, labels)
-        return
-    contestants = {
-        "faiss alone": lambda: bare_search(embeddings),
-        "metrics": lambda: retrieval_metrics(embeddings, labels, ks=KS),
+
+def grow(device: str, quick: bool) -> list[Row]:
+    """Time queries to a gallery whose classes grow, as a ratio to the search."""
+    queries, size, dim = (20, 200, 16) if quick else (500, GALLERY, 128)
+    embeddings = make_embeddings(size, dim, size, seed=1)[0].to(device)
+    asked = embeddings[:queries].clone()
+    contestants: dict[str, Callable[[], object]] = {
+        f"searching {FEW} neighbours": partial(neighbours, asked, embeddings, k=FEW)
     }
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    processor: dict[str, list[float]] = {name: [] for name in contestants}
-    for repeat in range(arguments.repeats):
-        for name in sorted(contestants, reverse=repeat % 2 == 1):
-            start, busy = time.perf_counter(), time.process_time()
-            contestants[name]()
-            seconds[name].append(time.perf_counter() - start)
-            processor[name].append(time.process_time() - busy)
-    child = subprocess.run([sys.executable, *sys.argv, "--only-memory"], check=True, stdout=subprocess.PIPE, text=True)
-    for name in contestants:
-        print(f"{name:12} {statistics.median(seconds[name]):8.1f} s ({statistics.median(processor[name]):.1f} s)")
-    clock, busy = (
-        statistics.median(times["metrics"]) / statistics.median(times["faiss alone"]) for times in (seconds, processor)
-    )
-    print(f"ratio        {clock:8.2f}   ({busy:.2f} by the processor's time)")
-    size = arguments.images * arguments.dim * 4 / 1e9
-    print(f"memory       {int(child.stdout) / 1e9:8.2f} GB above the embeddings' {size:.2f} GB")
+    for classes in (5, 1) if quick else GALLERY_CLASSES:
+        labels = torch.arange(size, device=device) % classes
+        contestants[f"metrics, {size // classes:,} images a class"] = partial(
+            retrieval_metrics, asked, labels[:queries], embeddings, labels
+        )
+    return take_turns("retrieval", f"{queries} queries, gallery of {size:,} x {dim}", contestants, device=device)
+
+
+def memory(images: int, dim: int, classes: int) -> list[Row]:
+    """Measure the memory of a process of its own."""
+    if not Path("/proc/self/clear_refs").exists():
+        return []
+    command = [sys.executable, __file__, "--memory", *map(str, (images, dim, classes))]
+    child = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    work, name = f"{images:,} x {dim}: memory beside the embeddings", "metrics"
+    return [Row("retrieval", work, name, int(child.stdout) / 1e9, "GB", goal=Goal(1.5, of="value"))]
 
 
 if __name__ == "__main__":
-    main()
+    if "--memory" in sys.argv:
+        measure_memory(*map(int, sys.argv[2:]))
+    else:
+        run_alone(rows)

@@ -125,6 +125,18 @@ def test_blocks_of_every_size_give_the_same_neighbours(monkeypatch: pytest.Monke
     assert torch.equal(neighbours(queries, gallery, k=9), in_one_block[1])
 
 
+@pytest.mark.parametrize("images", [2, 40])
+def test_nor_does_the_number_of_threads(images: int):
+    embeddings, _ = embedded(images)
+    threads, alone = torch.get_num_threads(), neighbours(embeddings, k=30)
+    try:
+        torch.set_num_threads(5)
+        assert torch.equal(neighbours(embeddings, k=30), alone)
+        assert alone.tolist() == slow_neighbours(embeddings.numpy(), None, 30)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_metrics_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch):
     embeddings, labels = embedded(60)
     whole = retrieval_metrics(embeddings, labels)

@@ -1,0 +1,41 @@
+"""One image of data that is held in memory, through the data module, against indexing a tensor."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+
+import torch
+from measuring import Row, compare, now, run_alone
+from torch.utils.data import DataLoader, TensorDataset
+
+from divconq_pl.data import Glyphs, RetrievalDataModule, glyph_test, glyph_train
+
+BATCH = 64
+
+
+def rows(device: str = "cpu", quick: bool = False) -> list[Row]:
+    """Go through training and test images in turns; the work is the processor's, whatever the device."""
+    with tempfile.TemporaryDirectory() as folder:
+        few = {"num_classes": 12, "images_per_class": 8} if quick else {"num_classes": 300}
+        module = RetrievalDataModule(Glyphs(folder, **few), glyph_train(), glyph_test(), batch_size=BATCH)
+        module.setup("fit")
+        loaders: dict[str, Callable[[], DataLoader[object]]] = {
+            "a tensor, by DataLoader": lambda: DataLoader(
+                TensorDataset(torch.zeros(len(module.train_dataloader().dataset), 1, 32, 32)), batch_size=BATCH
+            ),
+            "training images": module.train_dataloader,
+            "test images": module.val_dataloader,
+        }
+        microseconds: dict[str, list[float]] = {name: [] for name in loaders}
+        for _ in range(1 if quick else 5):
+            for name, make in loaders.items():
+                began = now("cpu")
+                count = sum(len(batch[0]) for batch in make())
+                microseconds[name].append(1e6 * (now("cpu") - began) / count)
+    found = compare("images", "glyphs of 32 x 32", microseconds)
+    return [Row(r.part, r.work, r.contestant, r.value, "us an image", r.against, r.ratio, r.goal) for r in found]
+
+
+if __name__ == "__main__":
+    run_alone(rows)
