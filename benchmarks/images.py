@@ -28,7 +28,7 @@ def rows(device: str = "cpu", quick: bool = False) -> list[Row]:
             "test images": module.val_dataloader,
         }
         microseconds: dict[str, list[float]] = {name: [] for name in loaders}
-        for _ in range(1 if quick else 5):
+        for _ in range(1 if quick else 3):
             for name, make in loaders.items():
                 began = now("cpu")
                 count = sum(len(batch[0]) for batch in make())

@@ -31,7 +31,7 @@ def rows(device: str = "cpu", quick: bool = False) -> list[Row]:
     """Start each in turn."""
     programs = {"import hydra": ["-c", "pass"]} if quick else PROGRAMS
     seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(1 if quick else 2):
+    for _ in range(1):
         for name, arguments in programs.items():
             seconds[name].append(processor_seconds(arguments))
     why = "torch, Lightning and torchvision are imported first"

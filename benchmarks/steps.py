@@ -159,7 +159,7 @@ def rows(device: str = "cpu", quick: bool = False) -> list[Row]:
         contestants["bare loop, compiled"] = lambda: bare_loop(setting, compiled=True)
         contestants["bare loop, pinned memory"] = lambda: bare_loop(setting, pinned=True)
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(1 if quick else 5):
+    for _ in range(1 if quick else 3):
         for name, train in contestants.items():
             seconds[name].append(train())
     why = "plain Lightning takes most of it; on a network that takes longer it is a smaller share"
