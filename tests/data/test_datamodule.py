@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from divconq_pl.data import (
     ArrayDataset,
+    BatchTransform,
     Glyphs,
     RetrievalDataModule,
     Splits,
@@ -355,10 +356,17 @@ def through_an_argument(pipelines, image):
     return pipelines["train"](image)
 
 
+def numbers_themselves(images, uniform):
+    return images[:, 0, 0, 0].long() + uniform[:, 0]
+
+
 TRANSFORMS = pytest.mark.parametrize(
     "transform",
-    [noisy, by_numpy, Albumented(), through_a_function, partial(through_an_argument, {"train": Albumented()})],
-    ids=["torch", "numpy", "its own", "its own in a function", "its own in an argument"],
+    [
+        *(noisy, by_numpy, Albumented(), through_a_function, partial(through_an_argument, {"train": Albumented()})),
+        BatchTransform(numbers_themselves, draws=1),
+    ],
+    ids=["torch", "numpy", "its own", "its own in a function", "its own in an argument", "a batch at a time"],
 )
 
 

@@ -198,19 +198,19 @@ def in_epoch_1(dataset):
 
 def test_a_worker_that_dies_leaves_a_checkpoint_to_go_on_from(call, tmp_path, monkeypatch):
     kill_at = tmp_path / "images read"
-    read = ArrayDataset._image
+    read = ArrayDataset.__getitems__
 
-    def die(self, row):
+    def die(self, indices):
         if in_epoch_1(self):
             with kill_at.open("a") as file:
-                file.write(".")
-            if kill_at.stat().st_size == 30:
+                file.write("." * len(indices))
+            if kill_at.stat().st_size >= 30:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return read(self, row)
+        return read(self, indices)
 
     arguments = [*QUICK[:-1], "selection=last_epoch", "data.num_workers=1"]
     with monkeypatch.context() as patch:
-        patch.setattr(ArrayDataset, "_image", die)
+        patch.setattr(ArrayDataset, "__getitems__", die)
         with pytest.raises((RuntimeError, ConnectionError), match=r"DataLoader worker .* exited|Connection reset"):
             call("train.py", *arguments, "hydra.run.dir=run")
     kept = tmp_path / "run" / "checkpoints" / "interrupted.ckpt"

@@ -26,12 +26,20 @@ from divconq_pl.data.market1501 import Market1501
 from divconq_pl.data.sides import Sides
 from divconq_pl.data.sop import StanfordOnlineProducts
 from divconq_pl.data.splitting import hold_out, split_by_class, split_classes
-from divconq_pl.data.transforms import CacheableTransform, glyph_test, glyph_train, image_test, image_train
+from divconq_pl.data.transforms import (
+    BatchTransform,
+    CacheableTransform,
+    glyph_test,
+    glyph_train,
+    image_test,
+    image_train,
+)
 from divconq_pl.data.vehicle_id import VehicleID
 
 __all__ = [
     "CUB200",
     "ArrayDataset",
+    "BatchTransform",
     "CacheableTransform",
     "CachedDataset",
     "Cars196",

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
-import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -22,7 +19,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from divconq_pl.data.decoding import printable, read_rgb
+from divconq_pl.data.draws import random_numbers, uniform_numbers
 from divconq_pl.data.generators import find_seeders
+from divconq_pl.data.transforms import BatchTransform
 from divconq_pl.errors import InputError
 
 if TYPE_CHECKING:
@@ -174,6 +173,8 @@ class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
 class ArrayDataset(RetrievalDataset):
     """Hold images in memory.
 
+    A :class:`~divconq_pl.data.BatchTransform` is given the images of a batch together, any other each by itself.
+
     Args:
         images: uint8, shape (N, height, width) or (N, height, width, 3).
         targets: label of each image, shape (N,).
@@ -198,6 +199,25 @@ class ArrayDataset(RetrievalDataset):
         super().__init__(targets, classes, transform, groups=groups, group_names=group_names)
         self._images = images
         self._names = [f"{self.classes[c]}, {origin}" for c, origin in zip(self.targets.tolist(), origins, strict=True)]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Return the transformed image and its label."""
+        return (
+            self.__getitems__([index])[0] if isinstance(self.transform, BatchTransform) else super().__getitem__(index)
+        )
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """Return several transformed images and their labels; a DataLoader asks for a batch this way."""
+        if not isinstance(self.transform, BatchTransform):
+            return [self[index] for index in indices]
+        which, count = np.asarray(indices, dtype=np.int64), self.transform.draws
+        pixels = torch.from_numpy(self._images[self._rows[which].numpy()])
+        if self._seed is None:
+            uniform = torch.rand(len(which), count, dtype=torch.float64)
+        else:
+            uniform = uniform_numbers(f"{self._seed} {int(self._epoch)}", which, count)
+        images = self.transform.batch(pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2), uniform)
+        return list(zip(images.unbind(), self.targets[which].tolist(), strict=True))
 
     def _image(self, row: int) -> Image.Image:
         return Image.fromarray(self._images[row])
@@ -261,25 +281,6 @@ def _check_groups(groups: Tensor, num_images: int, num_names: int) -> None:
         raise InputError(
             f"groups run from {int(groups.min())} to {int(groups.max())}, but {num_names} groups are named"
         )
-
-
-@contextmanager
-def random_numbers(seed: str) -> Iterator[int]:
-    """Let ``random``, NumPy and torch (on the CPU) begin at a seed, and go on afterwards as if nothing had happened.
-
-    These are what transforms draw from. It gives a number to those that have a generator of their own.
-    """
-    number = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest(), "little")
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(number)
-    np.random.seed(number % 2**32)
-    torch.default_generator.manual_seed(number % 2**63)  # torch.manual_seed would reach for the GPUs as well
-    try:
-        yield number
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
 
 
 @dataclass(frozen=True)

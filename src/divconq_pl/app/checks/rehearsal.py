@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from divconq_pl.data import RetrievalDataModule
-from divconq_pl.data.dataset import random_numbers
+from divconq_pl.data.draws import random_numbers
 from divconq_pl.errors import InputError
 from divconq_pl.lightning.module import DivideConquerModule
 
