@@ -45,13 +45,11 @@ def uniform_numbers(seed: str, indices: NDArray[np.int64], count: int) -> Tensor
     Returns:
         Shape (B, count), float64.
     """
-    u = np.uint64
-    places = indices.astype(np.uint64)[:, None] * u(count) + np.arange(1, count + 1, dtype=np.uint64)
-    bits: NDArray[np.uint64] = places * u(0x9E3779B97F4A7C15) + u(_digest(seed))
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        bits = (bits ^ (bits >> u(shift))) * u(factor)
-    bits ^= bits >> u(31)
-    return torch.from_numpy((bits >> u(11)).astype(np.float64) * 2.0**-53)
+    places = indices.astype(np.uint64)[:, None] * np.uint64(count) + np.arange(1, count + 1, dtype=np.uint64)
+    bits = places * np.uint64(0x9E3779B97F4A7C15) + np.uint64(_digest(seed))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        bits = (bits ^ np.right_shift(bits, np.uint64(shift))) * np.uint64(factor)
+    return torch.from_numpy(np.right_shift(bits, np.uint64(11)) * 2.0**-53)
 
 
 def _digest(seed: str) -> int:
