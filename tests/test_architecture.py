@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "divconq_pl"
-FLOORS = ("core", "metrics", "losses", "lightning", "report", "backbones", "data", "inference", "app")
+FLOORS = ("core", "metrics", "losses", "lightning", "report", "backbones", "data", "inference", "search", "app")
 """The folders from the ground up: each imports from itself and from those before it."""
 
 BELOW_ALL = {"errors", "extras", "files"}
@@ -21,6 +21,7 @@ FORBIDDEN = {
     "backbones": {"hydra", "omegaconf", "matplotlib", "rich"},
     "data": {"hydra", "omegaconf", "rich"},
     "inference": {"hydra", "omegaconf", "matplotlib", "rich"},
+    "search": {"hydra", "omegaconf", "rich", "matplotlib", *LIGHTNING},
     "app": set(),
 }
 LOOPS = {"fit_loop", "epoch_loop", "epoch_progress", "batch_progress", "val_loop"}

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "divconq_pl"
 BASE, REPORT = ("core", "metrics", "losses", "lightning"), ("report",)
-APPLICATION = ("backbones", "data", "inference", "app")
+APPLICATION = ("backbones", "data", "inference", "search", "app")
 SETUP = ConfigParser(interpolation=None)
 SETUP.read(ROOT / "setup.cfg")
 ONLY_NAMED = {"tensorboard"}
