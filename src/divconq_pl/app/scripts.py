@@ -1,4 +1,4 @@
-"""The programs as commands that work in any folder: ``divconq-train`` and ``divconq-evaluate``."""
+"""The programs as commands that work in any folder: ``divconq-train``, ``divconq-evaluate``, ``divconq-search``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ def train() -> None:
 def evaluate() -> None:
     """Evaluate checkpoints: ``python evaluate.py`` from anywhere."""
     run_command(evaluation_program.main, _find_configuration(), "evaluate")
+
+
+def search() -> None:
+    """Index a folder of images and search in it, from anywhere."""
+    from divconq_pl.app import search as search_program
+
+    run_command(search_program.main, _find_configuration(), "search")
 
 
 def _find_configuration() -> Path:
