@@ -6,8 +6,7 @@ python train.py --help
 
 from pathlib import Path
 
-from divconq_pl.app.command import run_command
-from divconq_pl.app.train import main
+from divconq_pl.app.scripts import train
 
 if __name__ == "__main__":
-    run_command(main, Path(__file__).parent / "conf", "train")
+    train(Path(__file__).parent / "conf")

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "divconq_pl"
 FLOORS = ("core", "metrics", "losses", "lightning", "report", "backbones", "data", "inference", "search", "app")
 """The folders from the ground up: each imports from itself and from those before it."""
 
-BELOW_ALL = {"errors", "extras", "files"}
+BELOW_ALL = {"errors", "extras", "files", "lazy"}
 EDGES = {"hydra", "omegaconf", "matplotlib", "rich", "tensorboard", "torchvision", "PIL", "timm"}
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric"}
 FORBIDDEN = {

@@ -5,7 +5,8 @@ import os
 import pytest
 
 from divconq_pl import InputError
-from divconq_pl.app.checkpoints import compare_configs, find_newest
+from divconq_pl.app.checkpoints import compare_configs
+from divconq_pl.inference.finding import find_newest
 
 RUN = {
     "seed": 0,

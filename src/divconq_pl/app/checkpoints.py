@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from divconq_pl.errors import InputError
 from divconq_pl.inference.checkpoints import CONFIG_KEY
 from divconq_pl.lightning.continuity import compare_settings
 
@@ -31,27 +29,6 @@ class KeepConfig(pl.Callback):
     ) -> None:
         """Add the configuration to a checkpoint."""
         checkpoint[CONFIG_KEY] = self._config
-
-
-def find_newest(path: str | Path, key: str = "ckpt_path") -> Path:
-    """Return the checkpoint of a run that was written last, if a path is that of its folder, and the path if not.
-
-    That of the best epoch is taken only if there is no other.
-
-    Args:
-        path: a file, the folder of a run, or its folder ``checkpoints``.
-        key: what the user calls it.
-
-    Raises:
-        InputError: if the folder holds no checkpoint.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    found = [*path.glob("*.ckpt"), *(path / "checkpoints").glob("*.ckpt")]
-    if not found:
-        raise InputError(f"{key}={str(path)!r} holds no checkpoint; give the folder of a run, or a file")
-    return max(found, key=lambda file: (file.stem != "best", file.stat().st_mtime_ns))
 
 
 def compare_configs(before: Any, now: Any) -> str | None:

@@ -7,6 +7,7 @@ How a program speaks to its user:
 - It warns (``warnings``, ``rank_zero_warn``) on standard error when it goes on although something may not be as wanted.
 - It logs (``logging``, ``rank_zero_info``) what it is doing, such as a division, and what Lightning reports.
 - Training keeps all of this in its log file, too; see :mod:`divconq_pl.app.console`.
+- It reads the command line, and refuses what can be told from it alone, before it imports anything that takes seconds.
 - It ends with one line ``error: ...`` on standard error, and an exit code, when it cannot go on.
 """
 
@@ -22,19 +23,17 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.errors import HydraException
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from divconq_pl.app.console import log_warnings
-from divconq_pl.app.explanation import explain, is_out_of_shared_memory, list_causes
+from divconq_pl.app.explanation import explain, is_out_of_shared_memory, list_causes, list_lightning_errors
 from divconq_pl.data.decoding import printable
 from divconq_pl.errors import InputError
 
 DISK_AT_FAULT, INPUT_AT_FAULT, INTERRUPTED = 1, 2, 130
 
-_OF_INPUT = (InputError, HydraException, OmegaConfBaseException, MisconfigurationException)
+_OF_INPUT = (InputError, HydraException, OmegaConfBaseException)
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE)
 
 
@@ -62,8 +61,8 @@ def run_command(main: Callable[[DictConfig], Any], config_dir: Path, config_name
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except SystemExit as stop:
-        # The Trainer gives 1 for Ctrl-C, and 0 for SIGTERM.
-        if isinstance(stop, SIGTERMException) or isinstance(stop.__context__, KeyboardInterrupt):
+        # The Trainer gives 1 for Ctrl-C, and 0 for SIGTERM, whose exception is known by its name: its module is slow.
+        if type(stop).__name__ == "SIGTERMException" or isinstance(stop.__context__, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
         raise
     except Exception as error:
@@ -93,15 +92,16 @@ def end_with_error(message: str, code: int = INPUT_AT_FAULT) -> NoReturn:
 
 def _choose_exit_code(error: Exception, main: Callable[[DictConfig], Any]) -> int | None:
     """Choose the exit code of an error of the input or of a disk; None for any other, a fault of the program."""
+    of_input: tuple[type[Exception], ...] = (*_OF_INPUT, *list_lightning_errors())
     begun = any(frame.f_code is main.__code__ for frame, _ in walk_tb(error.__traceback__))
-    if isinstance(error, _OF_INPUT) or not begun:
+    if isinstance(error, of_input) or not begun:
         return INPUT_AT_FAULT
     causes = list_causes(error)
     if any(map(is_out_of_shared_memory, causes)):
         return DISK_AT_FAULT
-    if not all(isinstance(cause, (OSError, *_OF_INPUT)) for cause in causes):
+    if not all(isinstance(cause, (OSError, *of_input)) for cause in causes):
         return None  # what a program does at its end, such as to save a checkpoint, may fail after its own failure
-    if any(isinstance(cause, _OF_INPUT) for cause in causes):
+    if any(isinstance(cause, of_input) for cause in causes):
         return INPUT_AT_FAULT
     if any(isinstance(cause, OSError) and cause.errno in _OF_DISKS for cause in causes):
         return DISK_AT_FAULT

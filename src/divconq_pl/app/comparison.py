@@ -6,16 +6,16 @@ import glob
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from divconq_pl.app.results import average_over_seeds, split_numbers
-from divconq_pl.data import RetrievalDataset
 from divconq_pl.errors import InputError
-from divconq_pl.inference.checkpoints import find_best
-from divconq_pl.metrics.neighbours import unit_rows
+from divconq_pl.inference.finding import find_best
+
+if TYPE_CHECKING:  # finding checkpoints is quick, importing torch is not
+    from torch import Tensor
+
+    from divconq_pl.data import RetrievalDataset
 
 
 def find_checkpoints(given: str | Sequence[str]) -> list[Path]:
@@ -99,6 +99,10 @@ def concatenate(embeddings: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     Returns:
         One tensor (N, sum of d) for each part.
     """
+    import torch
+
+    from divconq_pl.metrics.neighbours import unit_rows
+
     return [unit_rows(torch.cat([unit_rows(part) for part in parts], dim=1)) for parts in zip(*embeddings, strict=True)]
 
 

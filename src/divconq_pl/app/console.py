@@ -22,6 +22,8 @@ _NOISE = ("💡 Tip", "TPU available")
 _TRACEBACK = re.compile(r"\s*Caught \S+ in DataLoader worker.*\n[\w.]+: (.*?)\s*\n(?=, saved)", re.DOTALL)
 """What torch makes of an error in a worker, in Lightning's words on the checkpoint that it wrote for it."""
 
+_LIGHTNING = ("pytorch_lightning", "lightning_fabric", "lightning", "lightning.pytorch", "lightning.fabric")
+
 _log = logging.getLogger("divconq_pl")
 
 
@@ -75,6 +77,17 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """Keep in the log file what is on the terminal already."""
     _log.info(text, extra={_PRINTED: True})
+
+
+def take_over_messages() -> None:
+    """Send what Lightning logs through the root logger, or it would write across the progress bar, or twice.
+
+    Its packages give themselves handlers when they are imported.
+    """
+    for name in _LIGHTNING:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
 
 
 @contextmanager

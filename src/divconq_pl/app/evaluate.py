@@ -26,7 +26,6 @@ from divconq_pl.app.results import check_published, describe_images, describe_pr
 from divconq_pl.app.table import describe_worst, print_results
 from divconq_pl.data import RetrievalDataModule, RetrievalDataset
 from divconq_pl.data.dataset import TestProtocol
-from divconq_pl.errors import InputError
 from divconq_pl.inference.checkpoints import CONFIG_KEY, load_embedder, read_checkpoint, refuse_odd_entries
 from divconq_pl.inference.network import MeanOfFlips
 from divconq_pl.inference.trust import build_trusted, check_trusted
@@ -95,8 +94,6 @@ def check_config(cfg: DictConfig) -> None:
     Raises:
         InputError: it names the key and the value.
     """
-    if OmegaConf.is_missing(cfg, "checkpoint"):
-        raise InputError("no checkpoint given; use checkpoint=PATH, a run leaves its own in its folder 'checkpoints'")
     used = cfg if cfg.dataset else OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "data"])
     check_values(used, **HINTS)
     check_arguments(measure, cfg, "evaluation", recall_ks=list[int] | None)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
@@ -39,7 +39,7 @@ def explain(error: BaseException, arguments: list[str], config_dir: Path, config
             return f"{_join_lines(link)}; dataset.on_bad_image=skip leaves out what cannot be read"
         if isinstance(link, OverrideParseException) and (said := _suggest_quotes(link.override)):
             return said
-        if isinstance(link, (InputError, MisconfigurationException)):
+        if isinstance(link, (InputError, *list_lightning_errors())):
             return _join_lines(link)
         if isinstance(link, MissingConfigException) and link.options:
             group, _, wrong = str(link.missing_cfg_file).rpartition("/")
@@ -73,6 +73,12 @@ def list_causes(error: BaseException) -> list[BaseException]:
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and not any(cause is e for e in chain):
         chain.append(cause)
     return chain
+
+
+def list_lightning_errors() -> tuple[type[Exception], ...]:
+    """List what Lightning raises for settings that cannot work; nothing as long as Lightning is not imported."""
+    module = sys.modules.get("lightning_fabric.utilities.exceptions")
+    return () if module is None else (module.MisconfigurationException,)
 
 
 def is_out_of_shared_memory(error: BaseException) -> bool:

@@ -1,30 +1,65 @@
-"""The programs as commands that work in any folder: ``divconq-train``, ``divconq-evaluate``, ``divconq-search``."""
+"""The programs as commands that work in any folder: ``divconq-train``, ``divconq-evaluate``, ``divconq-search``.
+
+What takes seconds to import is imported only when the command line has been found right.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from divconq_pl.app import evaluate as evaluation_program
-from divconq_pl.app import train as training_program
+from omegaconf import DictConfig
+
+from divconq_pl.app.checks.given import check_evaluation, check_training
 from divconq_pl.app.command import run_command
+from divconq_pl.app.console import take_over_messages
 
 
-def train() -> None:
-    """Train an embedding: ``python train.py`` from anywhere."""
-    run_command(training_program.main, _find_configuration(), "train")
+def train(config_dir: Path | None = None) -> None:
+    """Train an embedding: ``python train.py`` from anywhere.
+
+    Args:
+        config_dir: the folder of its configuration; None for the one that is installed.
+    """
+    run_command(_train, config_dir or _find_configuration(), "train")
 
 
-def evaluate() -> None:
-    """Evaluate checkpoints: ``python evaluate.py`` from anywhere."""
-    run_command(evaluation_program.main, _find_configuration(), "evaluate")
+def evaluate(config_dir: Path | None = None) -> None:
+    """Evaluate checkpoints: ``python evaluate.py`` from anywhere.
+
+    Args:
+        config_dir: the folder of its configuration; None for the one that is installed.
+    """
+    run_command(_evaluate, config_dir or _find_configuration(), "evaluate")
 
 
 def search() -> None:
     """Index a folder of images and search in it, from anywhere."""
-    from divconq_pl.app import search as search_program
+    run_command(_search, _find_configuration(), "search")
 
-    run_command(search_program.main, _find_configuration(), "search")
+
+def _train(cfg: DictConfig) -> float:
+    check_training(cfg)
+    score: float = _import_program("train")(cfg)
+    return score
+
+
+def _evaluate(cfg: DictConfig) -> None:
+    check_evaluation(cfg)
+    _import_program("evaluate")(cfg)
+
+
+def _search(cfg: DictConfig) -> None:
+    _import_program("search")(cfg)
+
+
+def _import_program(name: str) -> Callable[[DictConfig], Any]:
+    main: Callable[[DictConfig], Any] = import_module(f"divconq_pl.app.{name}").main
+    take_over_messages()
+    return main
 
 
 def _find_configuration() -> Path:

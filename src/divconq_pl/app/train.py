@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from divconq_pl.app import pictures
-from divconq_pl.app.checkpoints import KeepConfig, compare_configs, find_newest
+from divconq_pl.app.checkpoints import KeepConfig, compare_configs
 from divconq_pl.app.checks.images import check_findable, check_images, check_queries
 from divconq_pl.app.checks.rehearsal import check_trainer, rehearse
 from divconq_pl.app.checks.values import check_arguments, check_values
@@ -42,6 +42,7 @@ from divconq_pl.app.table import describe_worst, print_results
 from divconq_pl.data import RetrievalDataModule
 from divconq_pl.data.dataset import TestProtocol
 from divconq_pl.inference.checkpoints import CONFIG_KEY, check_fit, read_checkpoint
+from divconq_pl.inference.finding import find_newest
 from divconq_pl.lightning.callback import DivideConquerCallback
 from divconq_pl.lightning.journal import PlainJournal
 from divconq_pl.lightning.module import DivideConquerModule

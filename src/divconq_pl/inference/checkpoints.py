@@ -12,24 +12,12 @@ import torch
 from torch import nn
 
 from divconq_pl.errors import InputError
+from divconq_pl.inference.finding import check_is_file
 from divconq_pl.inference.trust import build_trusted
 from divconq_pl.lightning.module import DivideConquerModule
 
 CONFIG_KEY = "divconq_pl_config"
 """Where a checkpoint keeps the configuration of its run."""
-
-
-def find_best(run: str | Path) -> Path | None:
-    """Return the checkpoint of the best epoch in the folder of a run; the last one where there is no best.
-
-    Args:
-        run: the folder.
-
-    Returns:
-        None if it holds neither.
-    """
-    files = (Path(run) / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
-    return next((file for file in files if file.is_file()), None)
 
 
 def read_checkpoint(path: str | Path, key: str = "checkpoint") -> dict[str, Any]:
@@ -46,8 +34,7 @@ def read_checkpoint(path: str | Path, key: str = "checkpoint") -> dict[str, Any]
         InputError: if there is no such file, or train.py did not write it.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{key}={str(path)!r} is not a file; a run leaves its checkpoints in its folder 'checkpoints'")
+    check_is_file(path, key)
     try:
         with ZipFile(path) as file:
             if (entry := file.testzip()) is not None:  # torch itself would take other numbers for weights

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from divconq_pl.data.decoding import MAX_MEGAPIXELS
 from divconq_pl.errors import InputError
-from divconq_pl.inference.checkpoints import CONFIG_KEY, find_best, load_embedder, read_checkpoint, refuse_odd_entries
+from divconq_pl.inference.checkpoints import CONFIG_KEY, load_embedder, read_checkpoint, refuse_odd_entries
 from divconq_pl.inference.embedder import Embedder
+from divconq_pl.inference.finding import find_best
 from divconq_pl.inference.network import EmbeddingNetwork
 from divconq_pl.inference.preprocess import Preprocess
 from divconq_pl.inference.trust import build_trusted
