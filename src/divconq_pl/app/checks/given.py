@@ -32,6 +32,8 @@ def check_training(config: DictConfig) -> None:
     _check_root(config)
     if isinstance(config.get("ckpt_path"), str):
         check_is_file(find_newest(config.ckpt_path), "ckpt_path")
+    if OmegaConf.select(config, "callbacks.early_stopping") and OmegaConf.select(config, "data.validate_on") is None:
+        raise InputError("callbacks=early_stopping needs validations to stop by; use it with selection=validation")
 
 
 def check_evaluation(config: DictConfig) -> None:
