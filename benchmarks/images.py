@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from measuring import Row, compare, now, run_alone
@@ -20,9 +21,9 @@ def rows(device: str = "cpu", quick: bool = False) -> list[Row]:
         few = {"num_classes": 12, "images_per_class": 8} if quick else {"num_classes": 300}
         module = RetrievalDataModule(Glyphs(folder, **few), glyph_train(), glyph_test(), batch_size=BATCH)
         module.setup("fit")
-        loaders: dict[str, Callable[[], DataLoader[object]]] = {
+        loaders: dict[str, Callable[[], Any]] = {
             "a tensor, by DataLoader": lambda: DataLoader(
-                TensorDataset(torch.zeros(len(module.train_dataloader().dataset), 1, 32, 32)), batch_size=BATCH
+                TensorDataset(torch.zeros(len(module.splits.train), 1, 32, 32)), batch_size=BATCH
             ),
             "training images": module.train_dataloader,
             "test images": module.val_dataloader,
