@@ -14,7 +14,6 @@ from rich.text import Text
 
 from divconq_pl.app.results import PUBLISHED, Row
 from divconq_pl.errors import InputError
-from divconq_pl.metrics.per_class import read_k
 
 _WIDEST = 1000  # columns of a table in a file
 
@@ -102,6 +101,7 @@ def describe_worst(rows: Sequence[Mapping[str, Any]], most: int = 5) -> str:
         'Worst classes by R@1: dog 0.0 (1 image)'
     """
     recall = next(key for key in rows[0] if key.startswith("recall_at_"))
+    heading = recall.replace("recall_at_", "R@")
     known = [row for row in rows if row[recall] is not None]
     named = [
         f"{row['name']} {100 * row[recall]:.1f} ({row['images']} image{'s' if row['images'] > 1 else ''})"
@@ -109,8 +109,8 @@ def describe_worst(rows: Sequence[Mapping[str, Any]], most: int = 5) -> str:
         if row[recall] < 1
     ]
     if not named:
-        return f"Every class has R@{read_k(recall)} of 100"
-    return f"Worst classes by R@{read_k(recall)}: {', '.join(named)}"
+        return f"Every class has {heading} of 100"
+    return f"Worst classes by {heading}: {', '.join(named)}"
 
 
 def _list_published(rows: Sequence[Row]) -> list[dict[str, Any]]:
