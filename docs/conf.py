@@ -78,7 +78,7 @@ write_reference(Path(__file__).parent / "api")
 def leave_out_missing_pages(app: Sphinx, name: str, source: list[str]) -> None:
     """Keep pages out of the contents that are not there yet."""
     if name == "index":
-        for page in ("sweeps", "take-away", "search", "configuration", "benchmarks"):
+        for page in ("sweeps", "take-away", "searching", "configuration", "benchmarks"):
             if not (Path(app.srcdir) / f"{page}.md").exists():
                 source[0] = source[0].replace(f"\n{page}\n", "\n")
 
