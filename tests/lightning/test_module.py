@@ -1,5 +1,6 @@
 """The module by itself is a plain one for deep metric learning."""
 
+import csv
 from functools import partial
 
 import numpy as np
@@ -110,6 +111,79 @@ def test_unknown_parts_and_settings_are_refused_by_name():
     mine = module(parameter_groups={"embedding": {"momentum": 0.9}})
     with pytest.raises(InputError, match=r"^parameter_groups\.embedding\.momentum is not a setting of Adam, .* lr, "):
         mine.configure_optimizers()
+
+
+def trained(make, state=None, **options):
+    """Train three epochs from the same start; give the weights and the Trainer."""
+    torch.manual_seed(0)
+    mine = module(losses.TripletMarginLoss(), optimizer=make)
+    fitted = trainer(**{"max_epochs": 3, **options})
+    fitted.fit(mine, DataLoader(Values(), 50), ckpt_path=state)
+    return torch.cat([parameter.detach().flatten() for parameter in mine.parameters()]), fitted
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, partial(torch.optim.SGD, momentum=0.9)])
+def test_the_optimiser_is_fused_with_the_same_results_within_rounding(kind):
+    fused, fitted = trained(partial(kind, lr=1e-3))
+    assert all(group["fused"] for group in fitted.optimizers[0].param_groups)
+    plain, fitted = trained(partial(kind, lr=1e-3, fused=False))
+    assert not any(group["fused"] for group in fitted.optimizers[0].param_groups)
+    torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-6)
+    torch.manual_seed(0)
+    untrained = torch.cat([parameter.detach().flatten() for parameter in module().parameters()])
+    assert (plain - untrained).abs().max() > 1e-3
+
+
+def test_whoever_decided_on_the_optimisers_loops_is_obeyed():
+    class Own(torch.optim.Adam):
+        """May step in its own way."""
+
+    for make in (partial(torch.optim.Adam, foreach=True), torch.optim.RMSprop, Own):
+        assert not any(group.get("fused") for group in groups_of(module(optimizer=make)).values())
+
+
+def test_a_training_goes_on_with_the_step_that_it_began_with(tmp_path):
+    _, fitted = trained(partial(torch.optim.Adam, lr=1e-3, fused=False), max_epochs=1)
+    fitted.save_checkpoint(tmp_path / "older.ckpt")
+    content = torch.load(tmp_path / "older.ckpt", weights_only=True)
+    for group in content["optimizer_states"][0]["param_groups"]:
+        group["fused"] = None  # as it was written before there was a choice
+    torch.save(content, tmp_path / "older.ckpt")
+    whole, _ = trained(partial(torch.optim.Adam, lr=1e-3, fused=False))
+    gone_on, fitted = trained(partial(torch.optim.Adam, lr=1e-3), tmp_path / "older.ckpt")
+    assert torch.equal(gone_on, whole)
+    assert not any(group["fused"] for group in fitted.optimizers[0].param_groups)
+
+
+@pytest.mark.parametrize("options", [{"gradient_clip_val": 0.1}, {"precision": "bf16-mixed", "gradient_clip_val": 0.1}])
+def test_a_fused_optimiser_may_have_its_gradients_clipped(options):
+    fused, _ = trained(partial(torch.optim.SGD, lr=0.1), **options)
+    plain, _ = trained(partial(torch.optim.SGD, lr=0.1, fused=False), **options)
+    torch.testing.assert_close(fused, plain, rtol=1e-3, atol=1e-5)
+
+
+class Readings(Steps):
+    """Read after each step what a progress bar, and a callback, can read."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = []
+
+    def on_train_batch_end(self, trainer, module, *rest):
+        super().on_train_batch_end(trainer, module, *rest)
+        values = trainer.callback_metrics["train/loss"], trainer.progress_bar_metrics["train/loss"]
+        self.read.append([float(value) for value in values])
+
+
+def test_each_step_logs_its_loss(tmp_path):
+    readings, logger = Readings(), CSVLogger(tmp_path)
+    trainer(readings, max_epochs=2, logger=logger, log_every_n_steps=1).fit(module(optimizer=SGD), loader(Values()))
+    assert readings.read == [pytest.approx([loss] * 2) for loss in readings.losses]
+    with open(logger.experiment.metrics_file_path) as file:
+        written = [row["train/loss"] for row in csv.DictReader(file)]
+    assert [float(loss) for loss in written] == pytest.approx(readings.losses)
+    assert len(readings.losses) > 2
+    assert len(set(readings.losses)) == len(readings.losses)
 
 
 def test_parts_without_parameters_have_no_group():
