@@ -45,6 +45,9 @@ def test_tensorboard_has_settings_losses_metrics_pictures_and_the_table(train):
     assert "hp_metric" not in tags["scalars"]
     assert events.Scalars("test/map_at_r")[-1].value == pytest.approx(results["test/map_at_r"])
     assert set(tags["images"]) == {f"pictures/{name}" for name in PICTURES}
+    steps = [image.step for image in events.Images("pictures/tree")]  # after each of two divisions, and at the end
+    assert [step > 0 for step in steps] == [False, True, True]
+    assert steps == sorted(set(steps))
     assert b"MAP@R" in events.Tensors("results/text_summary")[0].tensor_proto.string_val[0]
     settings = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert b"module.embedding_dim" in settings
@@ -75,5 +78,6 @@ def test_mlflow_takes_them_into_a_file_of_the_run(train):
     assert run.data.metrics["test/map_at_r"] == pytest.approx(results["test/map_at_r"])
     assert "learner/1/loss" in run.data.metrics
     (artifacts,) = folder.glob("mlflow/*/artifacts")
-    assert {path.stem for path in (artifacts / "pictures").iterdir()} == PICTURES
+    assert {path.stem for path in (artifacts / "pictures").iterdir()} == PICTURES | {"epoch 0", "epoch 1"}
+    assert (artifacts / "pictures" / "epoch 0" / "tree.png").is_file()
     assert "MAP@R" in (artifacts / "results.txt").read_text()

@@ -36,6 +36,31 @@ def log_test(
         logger.save()
 
 
+def show_pictures(loggers: Iterable[Logger], pictures: Sequence[Path], *, step: int, folder: str = "pictures") -> None:
+    """Show pictures in every logger that takes them.
+
+    Args:
+        loggers: of the run.
+        pictures: PNG files, each shown under the name of its file.
+        step: how many steps the training has had.
+        folder: where MLflow keeps them, which would otherwise write one over the other.
+    """
+    for logger in loggers:
+        for path in pictures:
+            if isinstance(logger, TensorBoardLogger):
+                pixels = np.asarray(Image.open(path).convert("RGB"))
+                logger.experiment.add_image(f"pictures/{path.stem}", pixels, step, dataformats="HWC")
+            elif isinstance(logger, WandbLogger):
+                logger.log_image(f"pictures/{path.stem}", [str(path)])
+            elif isinstance(logger, MLFlowLogger):
+                logger.experiment.log_artifact(logger.run_id, str(path), folder)
+
+
+def take_pictures(loggers: Iterable[Logger]) -> bool:
+    """Tell whether any of the loggers shows pictures."""
+    return any(isinstance(logger, TensorBoardLogger | WandbLogger | MLFlowLogger) for logger in loggers)
+
+
 def finish(loggers: Iterable[Logger], pictures: Sequence[Path], table: str, *, step: int) -> None:
     """Show the pictures and the results table in every logger that takes them, and end its run.
 
@@ -45,19 +70,14 @@ def finish(loggers: Iterable[Logger], pictures: Sequence[Path], table: str, *, s
         table: as printed.
         step: how many steps the training had.
     """
+    loggers = list(loggers)
+    show_pictures(loggers, pictures, step=step)
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            for path in pictures:
-                pixels = np.asarray(Image.open(path).convert("RGB"))
-                logger.experiment.add_image(f"pictures/{path.stem}", pixels, step, dataformats="HWC")
             logger.experiment.add_text("results", "\n".join(f"    {line}" for line in table.splitlines()), step)
         elif isinstance(logger, WandbLogger):
-            for path in pictures:
-                logger.log_image(f"pictures/{path.stem}", [str(path)])
             logger.log_text("results", ["line"], [[line] for line in table.splitlines()])
         elif isinstance(logger, MLFlowLogger):
-            for path in pictures:
-                logger.experiment.log_artifact(logger.run_id, str(path), "pictures")
             logger.experiment.log_text(logger.run_id, table, "results.txt")
         logger.save()
         logger.finalize("success")

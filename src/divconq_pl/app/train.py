@@ -24,6 +24,7 @@ from divconq_pl.app.console import note, say
 from divconq_pl.app.evaluation import check_not_shared, check_protocol, embed, measure
 from divconq_pl.app.few_images import fit_to_few_images, list_asked
 from divconq_pl.app.interruption import NoticeDeadWorkers, StopBetweenBatches
+from divconq_pl.app.live import ShowDivisions
 from divconq_pl.app.loggers import finish, log_settings, log_test
 from divconq_pl.app.progress import StageBar, TellTime, describe_plan
 from divconq_pl.app.reporting import Notes, collect_notes, list_settings, report_run, timing
@@ -84,10 +85,12 @@ def main(cfg: DictConfig) -> float:
     module = make_module(cfg, data, resumed)
     divide = make_division(cfg)
     best: ModelCheckpoint | None = instantiate(cfg.checkpoint) if data.validates else None
-    trainer = make_trainer(cfg, divide, best)
+    folder, live = Path(HydraConfig.get().runtime.output_dir), None
+    if isinstance(divide, DivideConquerCallback):
+        live = ShowDivisions(folder / "pictures", data.splits.train, divide)
+    trainer = make_trainer(cfg, divide, best, live)
     rank_zero_info("\n".join(describe_plan(trainer, module, data, divide)))
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         seconds = fit(cfg, trainer, module, data)
     except (SystemExit, Exception):
@@ -95,7 +98,7 @@ def main(cfg: DictConfig) -> float:
             report_run(folder, cfg, data, collect_notes(trainer))  # of what there is
         raise
     notes = collect_notes(trainer)  # the test restores those of the best epoch
-    spent: dict[str, float] = {}
+    spent = {} if live is None else live.seconds
     with timing(spent, "pictures"):
         if isinstance(divide, DivideConquerCallback) and trainer.is_global_zero:
             pictures.draw_divisions(folder / "pictures", data.splits.train, divide)
@@ -178,18 +181,21 @@ def make_division(cfg: DictConfig) -> ExactResume:
     return ExactResume()
 
 
-def make_trainer(cfg: DictConfig, divide: ExactResume, best: ModelCheckpoint | None) -> pl.Trainer:
+def make_trainer(
+    cfg: DictConfig, divide: ExactResume, best: ModelCheckpoint | None, live: ShowDivisions | None = None
+) -> pl.Trainer:
     """Build the Trainer with its callbacks and loggers.
 
     Args:
         cfg: the configuration.
         divide: the callback that divides, or makes resuming exact.
         best: the callback that keeps the best epoch, if the run validates.
+        live: the callback that shows divisions in loggers, if there are any.
 
     Raises:
         InputError: if a setting would make the run fail later.
     """
-    configured = [*instantiate(cfg.callbacks or {}).values(), divide, best]
+    configured = [*instantiate(cfg.callbacks or {}).values(), divide, live, best]
     if not isinstance(divide, DivideConquerCallback):
         configured.append(PlainJournal())
     if cfg.trainer.get("enable_progress_bar", True) and not any(isinstance(c, ProgressBar) for c in configured):

@@ -76,19 +76,20 @@ def _find_worst(material: Material, wrong: NDArray[Any]) -> list[int]:
     test, found = material.test, material.found
     assert test is not None
     assert found is not None
+    assert material.answers is not None
     queries = material.embeddings[0].detach().cpu().float()
     gallery = material.embeddings[-1].detach().cpu().float()
     picked = torch.from_numpy(np.flatnonzero(wrong))
     if len(picked) > _LOOKED_AT:
         picked = picked[torch.linspace(0, len(picked) - 1, _LOOKED_AT).long()]
-    gallery_labels = torch.from_numpy(found.labels[: len(gallery)])
+    members, starts = _sort_by_class(found.labels[: len(gallery)])
     margins = []
     for query in picked.tolist():
-        similarity = gallery @ queries[query]
+        label, nearest = int(test.labels[query]), int(material.answers.nearest[query, 0])
+        right = members[starts[label] : starts[label + 1]]
         if len(material.embeddings) == 1:
-            similarity[query] = -torch.inf
-        right = gallery_labels == int(test.labels[query])
-        margins.append(float(similarity.max() - similarity[right].max()))
+            right = right[right != query]
+        margins.append(float(gallery[nearest] @ queries[query] - (gallery[right] @ queries[query]).max()))
     order = np.argsort(-np.asarray(margins), kind="stable").tolist()
     chosen: dict[int, int] = {}
     for place in order:
@@ -97,6 +98,12 @@ def _find_worst(material: Material, wrong: NDArray[Any]) -> list[int]:
         if len(chosen) == _QUERIES:
             break
     return list(chosen.values())
+
+
+def _sort_by_class(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return indices in the order of their labels, and where those of each label begin."""
+    counts = np.bincount(labels, minlength=int(labels.max()) + 1)
+    return np.argsort(labels, kind="stable"), np.concatenate([[0], counts.cumsum()])
 
 
 def _show_query(material: Material, thumbnails: Thumbnails, query: int, nearest: NDArray[Any]) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def _judge_subspace(subspaces: Subspaces, learner: int, values: Tensor, labels: 
 
 
 def _recall(values: Tensor, labels: Tensor) -> float:
-    return retrieval_metrics(values, labels, ks=(1,))["recall_at_1"]
+    return retrieval_metrics(values, labels, ks=(1,), map_at_r=False)["recall_at_1"]
 
 
 @torch.no_grad()

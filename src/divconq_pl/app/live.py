@@ -1,0 +1,46 @@
+"""Pictures of each division, for those who watch a training in a logger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from divconq_pl.app import pictures
+from divconq_pl.app.loggers import show_pictures, take_pictures
+from divconq_pl.app.reporting import timing
+from divconq_pl.data import RetrievalDataset
+from divconq_pl.lightning.callback import DivideConquerCallback
+from divconq_pl.report.sections.cost import LIVE
+
+
+class ShowDivisions(pl.Callback):
+    """Draw the tree and the clusters after each division, and show them in the loggers that take pictures.
+
+    Args:
+        folder: where the pictures go; those of the next division take their place.
+        images: the training images.
+        divide: the callback that divides; it has to come before this one.
+
+    Attributes:
+        seconds: what that took, by name.
+    """
+
+    def __init__(self, folder: Path, images: RetrievalDataset, divide: DivideConquerCallback) -> None:
+        self._folder, self._images, self._divide = folder, images, divide
+        self._shown = 0
+        self.seconds: dict[str, float] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the divisions of a resumed training for shown."""
+        self._shown = len(self._divide.history)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw a division that is new."""
+        if len(self._divide.history) > self._shown and trainer.is_global_zero and take_pictures(trainer.loggers):
+            with timing(self.seconds, LIVE):
+                pictures.draw_divisions(self._folder, self._images, self._divide)
+                drawn = [self._folder / "tree.png", self._folder / "clusters.png"]
+                epoch = self._divide.history[-1]["epoch"]
+                show_pictures(trainer.loggers, drawn, step=trainer.global_step, folder=f"pictures/epoch {epoch}")
+        self._shown = len(self._divide.history)
