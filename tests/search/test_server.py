@@ -132,7 +132,7 @@ def test_a_picture_whose_file_is_gone_or_replaced_is_refused(ask, index, tmp_pat
 def test_what_is_no_image_is_refused_in_words(ask, body):
     status, _, told = ask("/search", body)
     assert status == 415
-    assert re.fullmatch(r"this is no image that can be read; give one of these: .*\.png.*", told["error"])
+    assert re.fullmatch(r"this is no image that can be read; give a picture, such as .*\.png.*", told["error"])
 
 
 def test_an_image_of_too_many_pixels_is_refused_in_words(ask):

@@ -26,7 +26,7 @@ Answer = tuple[Tensor, Tensor]
 
 _LISTS = 4.0
 _TRAINED_ON = 40  # embeddings for each list
-_VISITED = 32  # one list in so many, and so many at least
+_VISITED = 16  # one list in so many, and so many at least
 _PART = 500_000  # embeddings that are sorted into lists in memory
 
 

@@ -137,9 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             image = read_rgb(io.BytesIO(content), "image", max_megapixels=_MAX_MEGAPIXELS)
         except UnreadableImageError as error:
-            ends = " ".join(image_extensions())
             cause = "" if isinstance(error.__cause__, OSError) else f" ({error.__cause__})"
-            words = f"this is no image that can be read{cause}; give one of these: {ends}"
+            words = f"this is no image that can be read{cause}; give a picture, such as .jpg, .png, .webp or .tif"
             raise _Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, words) from error
         with self.server.embedding:
             embedding = self.server.embed([image])
