@@ -62,6 +62,17 @@ def test_what_cannot_be_compared_is_said_in_one_line(make_run, tmp_path, capsys)
     with pytest.raises(InputError, match="named twice"):
         compare([one, one], tmp_path / "page.html")
     with pytest.raises(SystemExit) as stop:
-        main([str(one), str(tmp_path)])
+        main([str(one), str(tmp_path / "nowhere")])
     assert stop.value.code == 2
     assert "error: " in capsys.readouterr().err
+
+
+def test_the_folder_of_a_sweep_stands_for_a_table_of_its_settings(make_run, tmp_path, capsys):
+    for name, hits in (("a/0", [1, 0]), ("a/1", [1, 1]), ("b/0", [0, 0])):
+        make_run(name, hits)
+    main([str(tmp_path / "a")])
+    assert "75.00 ±35.36" in capsys.readouterr().out
+    assert "75.00 ±35.36" in (tmp_path / "a" / "sweep.md").read_text()
+    main([str(tmp_path / "a"), str(tmp_path / "b"), "--to", str(tmp_path / "both")])
+    assert "50.00 ±50.00" in capsys.readouterr().out
+    assert (tmp_path / "both" / "sweep.csv").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from divconq_pl.app.comparison import (
     check_same_images,
     concatenate,
     find_checkpoints,
+    group_by_settings,
     name_checkpoints,
 )
 from divconq_pl.data import FileDataset
@@ -45,6 +47,23 @@ def test_a_folder_or_a_pattern_stands_for_its_checkpoints(sweep: Path):
     assert found(sweep, "*/checkpoints/last.ckpt") == ["0/checkpoints/last.ckpt", runs[2]]
     assert found(sweep, "2", runs[0]) == [runs[1], runs[0]]
     assert found(sweep, "nowhere.ckpt") == ["nowhere.ckpt"]  # whoever reads it says so
+
+
+def test_of_a_sweep_only_finished_runs_are_taken_and_the_others_said(sweep: Path):
+    for run in ("0", "10"):
+        (sweep / run / "results.json").touch()
+    with pytest.warns(UserWarning, match=r"left out, since not finished: .*sweep/2; name its checkpoint"):
+        assert found(sweep, "") == ["0/checkpoints/best.ckpt", "10/checkpoints/last.ckpt"]
+    assert found(sweep, "2/checkpoints/best.ckpt") == ["2/checkpoints/best.ckpt"]
+
+
+def test_checkpoints_are_grouped_by_what_they_were_trained_with_wherever_they_lie():
+    def config(place: int, loss: str) -> dict[str, Any]:
+        data = {"seed": place, "dataset": {"fold": place}, "num_workers": place}
+        module = {"loss": {"_target_": loss, "num_classes": 10 + place}}
+        return {"seed": place, "data": data, "module": module, "checkpoint": {"dirpath": f"run{place}"}}
+
+    assert group_by_settings([config(0, "a"), config(1, "b"), config(2, "a")]) == [[0, 2], [1]]
 
 
 def test_what_leads_to_no_checkpoint_is_refused(sweep: Path):

@@ -66,7 +66,7 @@ def test_every_evaluate_command_composes(arguments):
 
 
 def test_every_choice_of_every_group_is_listed():
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGES["command-line.md"], re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGES["command-line.md"] + PAGES["sweeps.md"], re.MULTILINE))
     recipes = re.findall(r"^\| `(\w+)`", PAGES["papers.md"], re.MULTILINE)
     published = {f"{dataset}_{recipe}" for dataset in re.findall(r"`(\w+)`", rows["dataset"]) for recipe in recipes}
     for folder in (ROOT / "conf").iterdir():

@@ -116,7 +116,7 @@ def test_a_full_disk_ends_a_run_in_one_line_with_its_last_checkpoint_whole(call,
     assert re.fullmatch(r"error: '.*run/checkpoints/last\.ckpt' cannot be written: File too large", line), line
     (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert load(kept)["epoch"] == 0
-    assert f"go on with ckpt_path={kept}" in out
+    assert f"selection=last_epoch ckpt_path={kept}" in out
 
 
 def full(*_, **__):
@@ -263,5 +263,5 @@ def test_an_image_that_turns_unreadable_is_named_and_a_checkpoint_left(call, tmp
     assert re.fullmatch(r"error: cannot read the image 'images/\d/\d\.png': .*", line), line
     assert len(line) < 200
     kept = tmp_path / "run" / "checkpoints" / ("interrupted.ckpt")
-    assert f"go on with ckpt_path={kept}" in outcome[1]
+    assert f"ckpt_path={kept}" in outcome[1]
     assert load(kept)["epoch"] == 1

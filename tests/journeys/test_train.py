@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -95,6 +96,8 @@ def test_results_have_the_documented_names(results, run):
         *seconds,
         *clusters,
         "val/recall_at_1",
+        "last/val/recall_at_1",
+        "last/epoch",
         "epoch",
         "seed",
         "selection",
@@ -198,15 +201,28 @@ def cells(out, name):
     return next(line for line in lines if line.startswith(f"{name} ")).removeprefix(name).split()
 
 
-def test_folds_are_evaluated_apart_and_side_by_side(call, sweep, results, tmp_path):
-    code, out, err = call("evaluate.py", f"checkpoint={sweep[0]}", "json=all.json", "export=all.npz")
+def test_runs_of_a_sweep_are_evaluated_with_their_settings_and_only_repetitions_averaged(
+    call, sweep, results, tmp_path
+):
+    code, out, err = call("evaluate.py", f"checkpoint={sweep[0]}", "json=all.json")
     assert code == 0, err
     written = json.loads((tmp_path / "all.json").read_text())
-    for run in "01":
+    for run, divide in (("0", "none"), ("1", "hierarchical")):
         for name in TESTED:
             assert written[f"{run}.{name}"] == pytest.approx(results[int(run)][name])
-        assert cells(out, run)[0] == f"{100 * results[int(run)]['test/recall_at_1']:.2f}"
-    recalls = [found["test/recall_at_1"] for found in results]
+        assert cells(out, divide)[0] == f"{100 * results[int(run)]['test/recall_at_1']:.2f}"
+    assert "separated" not in out
+    line = refusal(call("evaluate.py", f"checkpoint={sweep[0]}", "export=all.npz"))
+    assert "has other settings than the one before" in line
+
+
+def test_repetitions_are_evaluated_apart_and_side_by_side(call, sweep, tmp_path):
+    paths = [sweep[0] / "1" / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
+    given = f"checkpoint=[{','.join(map(str, paths))}]"
+    code, out, err = call("evaluate.py", given, "json=all.json", "export=all.npz")
+    assert code == 0, err
+    written = json.loads((tmp_path / "all.json").read_text())
+    recalls = [written[f"{path.name}.test/recall_at_1"] for path in paths]
     mean, deviation = 100 * np.mean(recalls), 100 * np.std(recalls, ddof=1)
     assert cells(out, "separated, mean")[:2] == [f"{mean:.2f}", f"±{deviation:.2f}"]
 
@@ -218,10 +234,9 @@ def test_folds_are_evaluated_apart_and_side_by_side(call, sweep, results, tmp_pa
     assert written["concatenated.test/map_at_r"] == pytest.approx(precision, rel=1e-4)
     assert cells(out, "concatenated")[0] == f"{100 * recall:.2f}"
     single = []
-    for run in "01":
-        path = sweep[0] / run / "checkpoints" / "best.ckpt"
-        assert call("evaluate.py", f"checkpoint={path}", f"export={run}.npz")[0] == 0
-        with np.load(tmp_path / f"{run}.npz") as file:
+    for path in paths:
+        assert call("evaluate.py", f"checkpoint={path}", f"export={path.stem}.npz")[0] == 0
+        with np.load(tmp_path / f"{path.stem}.npz") as file:
             single.append(file["embeddings"])
     assert np.allclose(np.hstack(single) / 2**0.5, exported["embeddings"], atol=1e-6)
 
@@ -425,7 +440,8 @@ def test_an_interrupt_keeps_the_middle_of_the_epoch_and_leaves_the_best_alone(in
     assert code == 130, err
     assert "Traceback" not in err
     path = folder / "checkpoints" / "interrupted.ckpt"
-    assert f"interrupted; go on with ckpt_path={path}" in out
+    typed = shlex.split(re.search(r"interrupted; go on with: python \S*train\.py (.*)", out)[1])
+    assert typed == [*LONG, "trainer.max_epochs=200", f"ckpt_path={path}"]
     kept, best = load(path), load(folder / "checkpoints" / "best.ckpt")
     assert batches_done(kept)[1] > 0
     assert batches_done(kept)[0] > batches_done(best)[0]

@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from divconq_pl.app.console import log_warnings
 from divconq_pl.app.explanation import explain, is_out_of_shared_memory, list_causes, list_lightning_errors
+from divconq_pl.app.going_on import close_folders
 from divconq_pl.data.decoding import printable
 from divconq_pl.errors import InputError
 
@@ -66,10 +67,12 @@ def run_command(main: Callable[[DictConfig], Any], config_dir: Path, config_name
             sys.exit(INTERRUPTED)
         raise
     except Exception as error:
-        code = _choose_exit_code(error, main)
+        code = choose_exit_code(error, main)
         if code is None:
             raise
         end_with_error(explain(error, sys.argv[1:], config_dir, config_name), code)
+    finally:
+        close_folders()
 
 
 def _list_choices(config_dir: Path, config: DictConfig) -> str:
@@ -90,7 +93,7 @@ def end_with_error(message: str, code: int = INPUT_AT_FAULT) -> NoReturn:
     sys.exit(code)
 
 
-def _choose_exit_code(error: Exception, main: Callable[[DictConfig], Any]) -> int | None:
+def choose_exit_code(error: Exception, main: Callable[[DictConfig], Any]) -> int | None:
     """Choose the exit code of an error of the input or of a disk; None for any other, a fault of the program."""
     of_input: tuple[type[Exception], ...] = (*_OF_INPUT, *list_lightning_errors())
     begun = any(frame.f_code is main.__code__ for frame, _ in walk_tb(error.__traceback__))

@@ -1,4 +1,4 @@
-"""Compare finished runs: a table, and a page with their curves, settings, differences and images."""
+"""Compare finished runs: a table, and a page with their curves, settings, differences and images; or whole sweeps."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from divconq_pl.app.comparison import name_checkpoints
 from divconq_pl.app.reporting import read_epochs
 from divconq_pl.app.results import describe_protocol, flatten
 from divconq_pl.app.runs import Run, compare_queries
+from divconq_pl.app.sweeps import is_sweep, report_sweep
 from divconq_pl.app.table import print_results
 from divconq_pl.errors import InputError
 from divconq_pl.files import write_atomically
@@ -30,18 +31,25 @@ _IMAGES = 12
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the program; the first run is what the others are compared with."""
-    parser = argparse.ArgumentParser("python -m divconq_pl.compare", description="Compare finished runs of train.py.")
+    """Run the program; the first run is what the others are compared with, and a sweep has a table of its own."""
+    parser = argparse.ArgumentParser("python -m divconq_pl.compare", description="Compare runs of train.py.")
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="folder of a run; the others are compared with the first"
+        "folders",
+        nargs="+",
+        metavar="FOLDER",
+        help="of a run, and the others are compared with the first; or of a sweep (train.py -m), one or several, for "
+        "a table of their settings",
     )
-    parser.add_argument("--to", default="comparison.html", metavar="FILE", help="the page (default: %(default)s)")
+    parser.add_argument("--to", metavar="PATH", help="page of the runs (comparison.html), or folder of the table")
     given = parser.parse_args(arguments)
+    folders = [Path(folder) for folder in given.folders]
     try:
-        path = compare(given.runs, given.to)
+        if any(is_sweep(folder) for folder in folders):
+            report_sweep(folders, Path(given.to or folders[0]))
+        else:
+            print(f"the comparison is in {compare(folders, given.to or 'comparison.html')}")
     except InputError as error:
         end_with_error(str(error))
-    print(f"the comparison is in {path}")
 
 
 def compare(folders: Sequence[str | Path], path: str | Path) -> Path:

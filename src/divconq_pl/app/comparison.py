@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import glob
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from divconq_pl.app.results import average_over_seeds, split_numbers
+from omegaconf import OmegaConf
+
+from divconq_pl.app.results import RESULTS_FILE, average_over_seeds, flatten, name_setting, split_numbers
 from divconq_pl.errors import InputError
 from divconq_pl.inference.finding import find_best
 
@@ -17,13 +20,19 @@ if TYPE_CHECKING:  # finding checkpoints is quick, importing torch is not
 
     from divconq_pl.data import RetrievalDataset
 
+_SETTINGS = ("data.", "module.", "trainer.", "divide.", "image_size.", "preprocessing.")
+_REPEATED = {"seed", "fold", "num_classes"}
+_LOADING = {"data.num_workers", "data.cache_dir", "data.eval_batch_size", "trainer.enable_progress_bar"}
+"""What makes runs different ones, but for what a repetition changes and what changes no result."""
+
 
 def find_checkpoints(given: str | Sequence[str]) -> list[Path]:
     """List the checkpoints that a user names.
 
     Args:
         given: a path, or several: of a checkpoint; of the folder of a run or a multirun, which stands for
-            ``checkpoints/best.ckpt`` (``last.ckpt`` where a run has no best epoch); or a pattern with ``*``.
+            ``checkpoints/best.ckpt`` (``last.ckpt`` where a run has no best epoch) of its finished runs; or a pattern
+            with ``*``.
 
     Returns:
         The files, in the order given; those of a folder or pattern in the order of their names (2 before 10). A path
@@ -36,7 +45,7 @@ def find_checkpoints(given: str | Sequence[str]) -> list[Path]:
     for path in [given] if isinstance(given, str) else given:
         if Path(path).is_dir():
             runs = [Path(path), *sorted(Path(path).iterdir(), key=lambda path: split_numbers(str(path)))]
-            matches = [c for run in runs if (c := find_best(run)) is not None]
+            matches = _leave_out_unfinished([c for run in runs if (c := find_best(run)) is not None])
         elif "*" in path:
             matches = sorted(map(Path, glob.glob(path)), key=lambda path: split_numbers(str(path)))
         else:
@@ -106,21 +115,57 @@ def concatenate(embeddings: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     return [unit_rows(torch.cat([unit_rows(part) for part in parts], dim=1)) for parts in zip(*embeddings, strict=True)]
 
 
-def add_summary_rows(rows: Sequence[Mapping[str, Any]], together: Mapping[str, Any]) -> list[dict[str, Any]]:
+def group_by_settings(configs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Put checkpoints together whose runs differ in nothing but seed, fold, and where things lie.
+
+    Args:
+        configs: the configurations of the runs, as their checkpoints keep them.
+
+    Returns:
+        The places of the checkpoints of each group, in the order of the first of each.
+
+    Example:
+        >>> plain, divided = {"divide": None}, {"divide": {"split_depth": 2}}
+        >>> group_by_settings([{**plain, "seed": 0}, {**divided, "seed": 0}, {**plain, "seed": 1}])
+        [[0, 2], [1]]
+    """
+    groups: dict[str, list[int]] = {}
+    for place, config in enumerate(configs):
+        settings = {
+            key: value
+            for key, value in flatten(config).items()
+            if f"{key}.".startswith(_SETTINGS) and key.rpartition(".")[2] not in _REPEATED and key not in _LOADING
+        }
+        groups.setdefault(repr(sorted(settings.items())), []).append(place)
+    return list(groups.values())
+
+
+def read_overrides(path: Path) -> list[str]:
+    """Return what the run of a checkpoint was asked for, but for seed and fold; nothing if its folder is gone."""
+    file = path.resolve().parents[1] / ".hydra" / "overrides.yaml"
+    return list(name_setting(map(str, OmegaConf.load(file)))) if file.is_file() else []
+
+
+def add_summary_rows(
+    rows: Sequence[Mapping[str, Any]], together: Mapping[str, Any], among: str = ""
+) -> list[dict[str, Any]]:
     """Add two rows to the results of several checkpoints: their mean, and all embeddings side by side.
 
     "Separated" and "concatenated" are the two ways in which "A Metric Learning Reality Check" (Musgrave et al., 2020)
     reports the folds of a cross-validation.
 
     Args:
-        rows: results of each checkpoint.
+        rows: results of each checkpoint; what they were asked for is the same.
         together: results of the concatenated embeddings.
+        among: names the checkpoints where there are others.
 
     Returns:
         Rows of a table of results.
     """
-    (mean,) = average_over_seeds([{**row, "overrides": []} for row in rows])
-    return [*map(dict, rows), {**mean, "name": "separated, mean"}, {**together, "name": "concatenated"}]
+    asked = {"overrides": rows[0].get("overrides", [])}
+    (mean,) = average_over_seeds([{**row, **asked} for row in rows])
+    concatenated = {**together, **(asked if asked["overrides"] else {}), "name": f"concatenated{among}"}
+    return [*map(dict, rows), {**mean, "name": f"separated, mean{among}"}, concatenated]
 
 
 def _count_common(paths: Sequence[tuple[str, ...]]) -> int:
@@ -130,3 +175,12 @@ def _count_common(paths: Sequence[tuple[str, ...]]) -> int:
 
 def _identify(data: RetrievalDataset) -> tuple[list[str], list[int], list[str]]:
     return data.classes, data.targets.tolist(), [data.name_of(i) for i in range(len(data))]
+
+
+def _leave_out_unfinished(checkpoints: list[Path]) -> list[Path]:
+    finished = [path for path in checkpoints if (path.parents[1] / RESULTS_FILE).is_file()]
+    if not finished or len(finished) == len(checkpoints):  # none has results where only checkpoints were copied
+        return checkpoints
+    names = ", ".join(str(path.parents[1]) for path in checkpoints if path not in finished)
+    warnings.warn(f"left out, since not finished: {names}; name its checkpoint to evaluate it", stacklevel=2)
+    return finished

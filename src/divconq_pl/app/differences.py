@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from divconq_pl.app.results import name_setting
+
 _CONFIDENCE = 0.95
 _OF_DIVISION = ("divide", "divide.")
 _PLAIN = {"divide=none", "divide.split_depth=0"}
@@ -40,6 +42,19 @@ class Difference(NamedTuple):
         if math.isnan(self.low):
             return f"{text}, of which {self.over} can give no interval"
         return f"{text}, 95 % interval over {self.over} {100 * self.low:+.1f} to {100 * self.high:+.1f}"
+
+    def abbreviate(self) -> str:
+        """Say it in a cell of a table, in percentage points, in Markdown: bold where the interval excludes 0.
+
+        Example:
+            >>> Difference(0.11, 0.082, 0.138, "5 seeds").abbreviate()
+            '**+11.0 [+8.2, +13.8]**'
+        """
+        text = f"{100 * self.mean:+.1f}"
+        if math.isnan(self.low):
+            return text
+        text += f" [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        return f"**{text}**" if self.low > 0 or self.high < 0 else text
 
     def judge(self) -> str:
         """Answer whether it helped, in a word or two."""
@@ -103,6 +118,35 @@ def without_division(overrides: Sequence[str]) -> list[str]:
     return [text for text in overrides if not text.lstrip("+~").startswith((f"{_OF_DIVISION[0]}=", _OF_DIVISION[1]))]
 
 
+def pair_with_plain(
+    rows: Sequence[Mapping[str, Any]], metric: str = "test/recall_at_1"
+) -> dict[tuple[str, ...], tuple[Difference, float, float]]:
+    """Compare each divided setting of a sweep with the plain runs of the same seeds that differ in nothing else.
+
+    Args:
+        rows: results of runs with their ``overrides``, one each.
+        metric: what is compared.
+
+    Returns:
+        By :func:`.name_setting`: the difference, and the two means, of the plain runs first.
+    """
+    plain = {
+        tuple(sorted(without_division(row["overrides"]))): row
+        for row in rows
+        if _is_comparable(row, metric, plain=True)
+    }
+    pairs: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    for row in rows:
+        other = plain.get(tuple(sorted(without_division(row.get("overrides") or []))))
+        if other is not None and _is_comparable(row, metric, plain=False):
+            pairs.setdefault(name_setting(row["overrides"]), []).append((row[metric], other[metric]))
+    found = {}
+    for name, both in pairs.items():
+        ours, theirs = zip(*both, strict=True)
+        found[name] = (pair_over_seeds(ours, theirs), float(np.mean(theirs)), float(np.mean(ours)))
+    return found
+
+
 def compare_sweep(rows: Sequence[Mapping[str, Any]], metric: str = "test/recall_at_1") -> list[str]:
     """Say of each setting of a sweep whether dividing helped: against the plain runs with the same seeds.
 
@@ -113,22 +157,19 @@ def compare_sweep(rows: Sequence[Mapping[str, Any]], metric: str = "test/recall_
     Returns:
         One sentence for each setting; none where the sweep has no plain runs that differ in nothing else.
     """
-    plain = {tuple(without_division(row["overrides"])): row for row in rows if _is_comparable(row, metric, plain=True)}
-    groups: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    found = pair_with_plain(rows, metric)
+    given: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
-        other = plain.get(tuple(without_division(row.get("overrides") or [])))
-        if other is not None and _is_comparable(row, metric, plain=False):
-            name = tuple(text for text in row["overrides"] if not text.startswith("seed="))
-            groups.setdefault(name, []).append((row[metric], other[metric]))
+        given.setdefault(name_setting(row.get("overrides") or []), list(row.get("overrides") or []))
+    common = set.intersection(*map(set, given.values())) if given else set()
     said = []
-    for name, pairs in groups.items():
-        ours, theirs = zip(*pairs, strict=True)
-        difference = pair_over_seeds(ours, theirs)
-        what = " ".join(text for text in name if text.lstrip("+").startswith("divide")) or "divided"
-        rest = " ".join(text for text in name if not text.lstrip("+").startswith("divide"))
+    for name, (difference, theirs, ours) in found.items():
+        shown = [text for text in given[name] if text in name and text not in common]
+        what = " ".join(text for text in shown if text.lstrip("+").startswith("divide")) or "divided"
+        rest = " ".join(text for text in shown if not text.lstrip("+").startswith("divide"))
         said.append(
-            f"{what} against the plain loss{f' ({rest})' if rest and len(groups) > 1 else ''}: "
-            f"R@1 {100 * np.mean(theirs):.1f} -> {100 * np.mean(ours):.1f}, {difference.describe()}; "
+            f"{what} against the plain loss{f' ({rest})' if rest and len(found) > 1 else ''}: "
+            f"R@1 {100 * theirs:.1f} -> {100 * ours:.1f}, {difference.describe()}; "
             + ("repeat it with seed=0,1,2" if math.isnan(difference.low) else difference.judge())
         )
     return said

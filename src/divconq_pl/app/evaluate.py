@@ -18,7 +18,9 @@ from divconq_pl.app.comparison import (
     check_same_images,
     concatenate,
     find_checkpoints,
+    group_by_settings,
     name_checkpoints,
+    read_overrides,
 )
 from divconq_pl.app.evaluation import check_channels, check_not_shared, check_protocol, embed, measure
 from divconq_pl.app.export import check_export, export_embeddings
@@ -26,6 +28,7 @@ from divconq_pl.app.results import check_published, describe_images, describe_pr
 from divconq_pl.app.table import describe_worst, print_results
 from divconq_pl.data import RetrievalDataModule, RetrievalDataset
 from divconq_pl.data.dataset import TestProtocol
+from divconq_pl.errors import InputError
 from divconq_pl.inference.checkpoints import CONFIG_KEY, load_embedder, read_checkpoint, refuse_odd_entries
 from divconq_pl.inference.network import MeanOfFlips
 from divconq_pl.inference.trust import build_trusted, check_trusted
@@ -54,6 +57,8 @@ class Evaluated(NamedTuple):
         embeddings: one tensor (N, d), or one each for query and gallery.
         images: the images embedded, likewise.
         options: what was measured, as :func:`measure` takes it.
+        config: the configuration of the run.
+        overrides: what it was asked for, but for seed and fold.
         chosen_by_test: whether the run chose its epoch by these very classes.
     """
 
@@ -61,6 +66,8 @@ class Evaluated(NamedTuple):
     embeddings: list[Tensor]
     images: tuple[RetrievalDataset, ...]
     options: dict[str, Any]
+    config: dict[str, Any]
+    overrides: list[str]
     chosen_by_test: bool
 
 
@@ -130,16 +137,21 @@ def evaluate_checkpoint(
             module.backbone = MeanOfFlips(module.backbone)
         data = make_data(cfg, config)
         ks = cfg.evaluation.get("recall_ks") or [int(k) for k in config["module"]["recall_ks"]]
+    if cfg.export is not None and before and len(group_by_settings([before[0].config, config])) > 1:
+        raise InputError(
+            f"the run of {str(path)!r} has other settings than the one before, and their embeddings do not go side by "
+            "side; export those of the same settings"
+        )
     if not before:
         check_tested(data.tested, exported=cfg.export is not None)
     options = before[0].options if before else {**cfg.evaluation, "recall_ks": ks}
     images = check_same_images(before[-1].images if before else (), data.tested, path)
     embeddings = embed(trainer, module, data)
     row = {**measure_all(embeddings, images, **options), "name": name, "protocol": get_protocol(cfg, config)}
-    if cfg.dataset:
-        return Evaluated(row, embeddings, images, options, chosen_by_test=False)
-    row |= check_published(config.get("published"))
-    return Evaluated(row, embeddings, images, options, config["data"].get("validate_on") == "test")
+    chosen_by_test = not cfg.dataset and config["data"].get("validate_on") == "test"
+    if not cfg.dataset:
+        row |= check_published(config.get("published"))
+    return Evaluated(row, embeddings, images, options, config, read_overrides(path), chosen_by_test)
 
 
 def make_data(cfg: DictConfig, config: dict[str, Any]) -> RetrievalDataModule:
@@ -186,19 +198,27 @@ def get_protocol(cfg: DictConfig, config: Mapping[str, Any]) -> str:
 
 
 def combine(evaluated: Sequence[Evaluated]) -> tuple[list[Tensor], list[dict[str, Any]]]:
-    """Put the embeddings and the results of all checkpoints together.
+    """Put the embeddings and the results of checkpoints together, those of the same settings each.
 
     Returns:
-        The embeddings side by side, and the rows of the table: of several checkpoints with their mean and
-        concatenation.
+        The embeddings of the first settings side by side, and the rows of the table: of several checkpoints with the
+        same settings also their mean and concatenation.
     """
-    first = evaluated[0]
-    if len(evaluated) == 1:
-        return first.embeddings, [first.row]
-    together = concatenate([one.embeddings for one in evaluated])
-    return together, add_summary_rows(
-        [one.row for one in evaluated], measure_all(together, first.images, **first.options)
-    )
+    groups = group_by_settings([one.config for one in evaluated])
+    rows: list[dict[str, Any]] = []
+    first: list[Tensor] = []
+    for group in groups:
+        members = [evaluated[place] for place in group]
+        found = [{**one.row, "overrides": one.overrides} if len(groups) > 1 else one.row for one in members]
+        together = members[0].embeddings
+        if len(members) > 1:
+            together = concatenate([one.embeddings for one in members])
+            measured = measure_all(together, members[0].images, **members[0].options)
+            among = f" of {', '.join(row['name'] for row in found)}" if len(groups) > 1 else ""
+            found = add_summary_rows(found, measured, among)
+        rows += found
+        first = first or together
+    return first, rows
 
 
 def report(cfg: DictConfig, rows: Sequence[dict[str, Any]], chosen_by_test: bool) -> None:

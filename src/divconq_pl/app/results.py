@@ -5,8 +5,9 @@ asked for), ``test/recall_at_<K>``, ``test/map_at_r``, ``test/r_precision`` and,
 ``test/marp``, ``test/reid_recall_at_<K>``, ``test/cross_camera_map`` and so on as fractions in [0, 1], ``test/images``,
 ``test/classes`` and, where there is a gallery, ``test/queries`` (how many), ``protocol`` (what was asked),
 ``per_class`` (see :mod:`divconq_pl.metrics.per_class`), ``train/seconds``, ``epoch`` (the
-one that was tested, from 0), ``selection`` (how it was chosen), and ``published/source`` with ``published/recall_at_1``
-and so on: what somebody published for the same.
+one that was tested, from 0), ``selection`` (how it was chosen), ``last/epoch`` and ``last/val/recall_at_1`` (of the
+last epoch, beside ``val/recall_at_1`` of the best), and ``published/source`` with ``published/recall_at_1`` and so on:
+what somebody published for the same.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ PROTOCOLS = {
 PUBLISHED = "published/"
 """What the keys of published figures begin with."""
 
-_SEED = "seed="
+_REPEATED = ("seed=", "dataset.fold=")
 _METRIC = re.compile(r"(reid_)?recall_at_\d+|map_at_r|r_precision|nmi|marp|(cross_camera|reranked)_(map|cmc_\d+)")
 
 
@@ -168,8 +169,23 @@ def collect_runs(folder: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
+def name_setting(overrides: Iterable[str]) -> tuple[str, ...]:
+    """Name what runs have in common that differ only in ``seed=`` or ``dataset.fold=``, in whatever order it was given.
+
+    Example:
+        >>> name_setting(["seed=1", "loss=margin", "divide=none"])
+        ('divide=none', 'loss=margin')
+    """
+    return tuple(sorted(without_repetition(overrides)))
+
+
+def without_repetition(overrides: Iterable[str]) -> list[str]:
+    """Return overrides but for ``seed=`` and ``dataset.fold=``."""
+    return [text for text in overrides if not text.startswith(_REPEATED)]
+
+
 def average_over_seeds(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Average runs that differ only in ``seed=``: mean and standard deviation of every number.
+    """Average runs that differ only in ``seed=`` or ``dataset.fold=``: mean and standard deviation of every number.
 
     Args:
         rows: results of runs, as ``collect_runs`` gives them. Runs that do not say their overrides stay single.
@@ -181,7 +197,7 @@ def average_over_seeds(rows: Iterable[Row]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, ...], list[Row]] = {}
     for place, row in enumerate(rows):
         overrides = row.get("overrides")
-        key = (f"run {place}",) if overrides is None else tuple(o for o in overrides if not o.startswith(_SEED))
+        key = (f"run {place}",) if overrides is None else name_setting(overrides)
         groups.setdefault(key, []).append(row)
     return [{**row, "runs": 1} if len(rest) == 0 else _average([row, *rest]) for row, *rest in groups.values()]
 
@@ -193,7 +209,7 @@ def split_numbers(name: str) -> list[tuple[int, str]]:
 
 def _average(rows: Sequence[Row]) -> dict[str, Any]:
     """Average the numbers of runs, and keep whatever else they all agree on."""
-    asked = [o for o in rows[0]["overrides"] if not o.startswith(_SEED)]
+    asked = without_repetition(rows[0]["overrides"])
     combined: dict[str, Any] = {}
     for key in rows[0]:
         values = [row.get(key) for row in rows]

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,9 @@ from divconq_pl.app.differences import Difference, is_plain, pair_over_classes, 
 from divconq_pl.app.results import RESULTS_FILE, flatten
 from divconq_pl.errors import InputError
 from divconq_pl.files import write_atomically
-from divconq_pl.metrics.retrieval import Answers
+
+if TYPE_CHECKING:
+    from divconq_pl.metrics.retrieval import Answers
 
 QUERIES_FILE = "queries.npz"
 """What each test query was answered: ``labels``, ``nearest`` and, for each metric, its value; NaN if unanswerable."""

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from divconq_pl.app.checks.given import check_evaluation, check_training
 from divconq_pl.app.command import run_command
 from divconq_pl.app.console import take_over_messages
+from divconq_pl.app.going_on import take_up
 
 
 def train(config_dir: Path | None = None) -> None:
@@ -43,6 +44,8 @@ def search() -> None:
 
 def _train(cfg: DictConfig) -> float:
     check_training(cfg)
+    if (known := take_up(cfg)) is not None:
+        return known
     score: float = _import_program("train")(cfg)
     return score
 

@@ -15,7 +15,10 @@ from rich.text import Text
 from divconq_pl.app.results import PUBLISHED, Row
 from divconq_pl.errors import InputError
 
+SPREAD = "± is the standard deviation over the runs, which differ in their seeds or folds"
+
 _WIDEST = 1000  # columns of a table in a file
+_EPOCHS, _SECONDS = ("epoch", "last/epoch"), ("train/seconds", "division/seconds")
 
 
 def make_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
@@ -36,19 +39,14 @@ def make_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
     """
     if not rows:
         raise InputError("no run has results to show: give at least one")
-    given = [dict(override.partition("=")[::2] for override in row.get("overrides") or []) for row in rows]
-    keys = dict.fromkeys(key for overrides in given for key in overrides)
-    differing = [key for key in keys if len({overrides.get(key) for overrides in given}) > 1]
-    common = [f"{key}={given[0][key]}" for key in keys if key not in differing]
-
+    differing, labels, common = split_settings(rows)
     table = Table(title=title, box=box.SIMPLE_HEAVY, collapse_padding=True, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
     captions = [f"all with {' '.join(common)}" if len(rows) > 1 else " ".join(common)] if common else []
     if any(row.get("runs", 1) > 1 for row in rows):
-        captions.append("± is the standard deviation over the runs, which differ in their seeds")
+        captions.append(SPREAD)
     table.caption = Text("\n".join(captions)) if captions else None
-    labels = [[overrides.get(key, "-") for key in differing] for overrides in given]
-    quoted = _list_published(rows)
+    quoted = list_published(rows)
     if len({tuple(label) for label in labels}) < len(rows) or not differing or quoted:
         table.add_column("run", no_wrap=not quoted)  # a source may be long
         labels = [[str(row.get("name", "run")), *label] for row, label in zip(rows, labels, strict=True)]
@@ -58,9 +56,9 @@ def make_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
     for heading in columns.values():
         table.add_column(heading, justify="right")
     for row, label in zip(rows, labels, strict=True):
-        table.add_row(*map(Text, label), *(_format_cell(row, key) for key in columns))
+        table.add_row(*map(Text, label), *(format_cell(row, key) for key in columns))
     for row in quoted:
-        table.add_row(Text(row["name"]), *("-" for _ in differing), *(_format_cell(row, key) for key in columns))
+        table.add_row(Text(row["name"]), *("-" for _ in differing), *(format_cell(row, key) for key in columns))
     return table
 
 
@@ -78,8 +76,20 @@ def print_results(rows: Sequence[Row], *, title: str | None = None, console: Con
     Raises:
         InputError: if there is no run.
     """
+    return print_table(make_table(rows, title=title), console)
+
+
+def print_table(table: Table, console: Console | None = None) -> str:
+    """Print a table: as wide as it takes in a file, as wide as the terminal in one.
+
+    Args:
+        table: what to print.
+        console: where to; by default the standard output.
+
+    Returns:
+        What was printed, without colours.
+    """
     console = console or Console()
-    table = make_table(rows, title=title)
     if not console.is_terminal:
         # A file has no width of its own: rich would squeeze the table into 80 columns.
         table.width = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
@@ -113,7 +123,20 @@ def describe_worst(rows: Sequence[Mapping[str, Any]], most: int = 5) -> str:
     return f"Worst classes by {heading}: {', '.join(named)}"
 
 
-def _list_published(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def split_settings(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Tell what differs in the overrides of some runs from what all were given.
+
+    Returns:
+        The keys that differ; their values, a list for each run, "-" where it has none; the common overrides.
+    """
+    given = [dict(override.partition("=")[::2] for override in row.get("overrides") or []) for row in rows]
+    keys = dict.fromkeys(key for overrides in given for key in overrides)
+    differing = [key for key in keys if len({overrides.get(key) for overrides in given}) > 1]
+    common = [f"{key}={given[0][key]}" for key in keys if key not in differing]
+    return differing, [[overrides.get(key, "-") for key in differing] for overrides in given], common
+
+
+def list_published(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return published figures as rows like those of runs, each once."""
     found: list[dict[str, Any]] = []
     for row in rows:
@@ -149,12 +172,13 @@ def _list_recall_columns(rows: Sequence[Row], prefix: str, heading: str) -> dict
     return {f"{prefix}{k}": f"{heading}{k}" for k in sorted(ks)}
 
 
-def _format_cell(row: Row, key: str) -> str:
+def format_cell(row: Row, key: str) -> str:
+    """Write a number of a run, or its mean and standard deviation over several: metrics in percent."""
     value, deviation = row.get(key), row.get(f"{key}_std")
     if value is None or math.isnan(value):
         return "-"
-    if key == "runs" or (key == "epoch" and deviation is None):
+    if key == "runs" or (key in _EPOCHS and deviation is None):
         return str(value)
-    scale, digits = (1, 0 if value >= 100 else 1) if key in ("train/seconds", "epoch") else (100, 2)
+    scale, digits = (1, 0 if value >= 100 else 1) if key in (*_EPOCHS, *_SECONDS) else (100, 2)
     text = f"{value * scale:.{digits}f}"
     return text if deviation is None else f"{text} ±{deviation * scale:.{digits}f}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
@@ -23,6 +24,7 @@ from divconq_pl.app.checks.values import check_arguments, check_values
 from divconq_pl.app.console import note, say
 from divconq_pl.app.evaluation import check_not_shared, check_protocol, embed, measure
 from divconq_pl.app.few_images import fit_to_few_images, list_asked
+from divconq_pl.app.going_on import score, spell_run
 from divconq_pl.app.interruption import NoticeDeadWorkers, StopBetweenBatches
 from divconq_pl.app.live import ShowDivisions
 from divconq_pl.app.loggers import finish, log_settings, log_test
@@ -44,6 +46,7 @@ from divconq_pl.data import RetrievalDataModule
 from divconq_pl.data.dataset import TestProtocol
 from divconq_pl.inference.checkpoints import CONFIG_KEY, check_fit, read_checkpoint
 from divconq_pl.inference.finding import find_newest
+from divconq_pl.lightning._trainer.processes import end_processes
 from divconq_pl.lightning.callback import DivideConquerCallback
 from divconq_pl.lightning.journal import PlainJournal
 from divconq_pl.lightning.module import DivideConquerModule
@@ -90,7 +93,36 @@ def main(cfg: DictConfig) -> float:
         live = ShowDivisions(folder / "pictures", data.splits.train, divide)
     trainer = make_trainer(cfg, divide, best, live)
     rank_zero_info("\n".join(describe_plan(trainer, module, data, divide)))
+    try:
+        return train_and_test(cfg, trainer, module, data, divide, best, live)
+    finally:
+        end_processes(trainer)
 
+
+def train_and_test(
+    cfg: DictConfig,
+    trainer: pl.Trainer,
+    module: DivideConquerModule,
+    data: RetrievalDataModule,
+    divide: ExactResume,
+    best: ModelCheckpoint | None,
+    live: ShowDivisions | None,
+) -> float:
+    """Train what :func:`main` has built, test its best epoch, and leave everything in the run folder.
+
+    Args:
+        cfg: the configuration.
+        trainer: the Trainer.
+        module: the network.
+        data: the images.
+        divide: the callback that divides, or makes resuming exact.
+        best: the callback that keeps the best epoch, if the run validates.
+        live: the callback that draws divisions while the run goes on, if it divides.
+
+    Returns:
+        See :func:`main`.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         seconds = fit(cfg, trainer, module, data)
     except (SystemExit, Exception):
@@ -119,7 +151,7 @@ def main(cfg: DictConfig) -> float:
     table = report(folder, results)
     finish(trainer.loggers, sorted((folder / "pictures").glob("*.png")), table, step=trainer.global_step)
     report_run(folder, cfg, data, notes, module=module, embeddings=embeddings, answers=answers, seconds=spent)
-    return float(results.get(cfg.checkpoint.monitor, results.get("test/recall_at_1", float("nan"))))
+    return score(results, cfg.checkpoint.monitor)
 
 
 def check_config(cfg: DictConfig) -> None:
@@ -223,10 +255,12 @@ def fit(cfg: DictConfig, trainer: pl.Trainer, module: DivideConquerModule, data:
     except (SystemExit, Exception) as stop:  # the Trainer raises SystemExit after Ctrl-C and SIGTERM
         kept = [path for path in Path(cfg.checkpoint.dirpath).glob("*.ckpt") if path.stem != cfg.checkpoint.filename]
         newest = max(kept, key=lambda path: path.stat().st_mtime, default=cfg.ckpt_path)
-        if trainer.interrupted and newest:
-            print(f"interrupted; go on with ckpt_path={newest}")
-        elif trainer.interrupted and isinstance(stop, SystemExit):
-            print("interrupted before the first step")
+        hydra = HydraConfig.get()
+        if trainer.interrupted and trainer.is_global_zero and hydra.mode != RunMode.MULTIRUN:  # a sweep says it itself
+            if newest:
+                print(f"interrupted; go on with: {spell_run(hydra, f'ckpt_path={newest}')}")
+            elif isinstance(stop, SystemExit):
+                print("interrupted before the first step")
         raise
     return time.perf_counter() - began
 
@@ -289,6 +323,12 @@ def collect_results(
     }
     if best and best.best_model_score is not None:
         results[cfg.checkpoint.monitor] = float(best.best_model_score)
+    if notes.epochs:
+        last = notes.epochs[-1]
+        results |= {
+            f"last/{key}": last["metrics"].get(key) for key in [cfg.checkpoint.monitor] if key in last["metrics"]
+        }
+        results["last/epoch"] = last["epoch"]
     return results
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from divconq_pl.app.plots._save import save_figure
 from divconq_pl.app.plots.curves import curves
+from divconq_pl.app.plots.gains import gains
 from divconq_pl.app.plots.gallery import gallery
 from divconq_pl.app.plots.montage import montage
 from divconq_pl.app.plots.tree import tree
 
-__all__ = ["curves", "gallery", "montage", "save_figure", "tree"]
+__all__ = ["curves", "gains", "gallery", "montage", "save_figure", "tree"]

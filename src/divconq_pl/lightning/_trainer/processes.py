@@ -1,12 +1,15 @@
-"""What several processes know, put together."""
+"""What several processes know, put together; and their end."""
 
 from __future__ import annotations
 
+import signal
+import sys
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.distributed import DistributedSamplerWrapper
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor
 
 
@@ -33,3 +36,27 @@ def unwrap_sampler(sampler: Any) -> Any:
     """Return the user's sampler inside the one by which the Trainer shares its images among processes."""
     inside: Any = getattr(sampler, "dataset", None)
     return inside._sampler if isinstance(sampler, DistributedSamplerWrapper) else sampler
+
+
+def end_processes(trainer: pl.Trainer) -> None:
+    """Wait for the processes that a Trainer has started, and leave their group, so that another one can start its own.
+
+    After an exception they are killed: they may wait for this process forever. Lightning's observer, which would kill
+    this process along with them, is left nothing to observe.
+
+    Args:
+        trainer: the Trainer, after its last fit or prediction.
+    """
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher) and launcher.procs:
+        started = launcher.procs[:]
+        failed = sys.exc_info()[0] is not None
+        if failed:
+            launcher.procs.clear()
+            for process in started:
+                process.send_signal(signal.SIGKILL)
+        for process in started:
+            process.wait()
+        launcher.procs.clear()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
