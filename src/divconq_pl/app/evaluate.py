@@ -93,6 +93,8 @@ def main(cfg: DictConfig) -> None:
     if cfg.export is not None:
         export_embeddings(cfg.export, embeddings, evaluated[0].images)
     report(cfg, rows, any(one.chosen_by_test for one in evaluated))
+    if cfg.export is not None:
+        print(f"{sum(map(len, embeddings))} embeddings of {embeddings[0].shape[1]} dimensions: {cfg.export}")
 
 
 def check_config(cfg: DictConfig) -> None:

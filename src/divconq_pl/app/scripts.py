@@ -1,4 +1,4 @@
-"""The programs as commands that work in any folder: ``divconq-train``, ``divconq-evaluate``, ``divconq-search``.
+"""The programs as commands that work in any folder: ``divconq-train``, ``divconq-evaluate``, ``divconq-export`` ...
 
 What takes seconds to import is imported only when the command line has been found right.
 """
@@ -42,6 +42,15 @@ def search() -> None:
     run_command(_search, _find_configuration(), "search")
 
 
+def export(config_dir: Path | None = None) -> None:
+    """Write the network of a checkpoint to files that work without this package.
+
+    Args:
+        config_dir: the folder of its configuration; None for the one that is installed.
+    """
+    run_command(_export, config_dir or _find_configuration(), "export")
+
+
 def _train(cfg: DictConfig) -> float:
     check_training(cfg)
     if (known := take_up(cfg)) is not None:
@@ -57,6 +66,10 @@ def _evaluate(cfg: DictConfig) -> None:
 
 def _search(cfg: DictConfig) -> None:
     _import_program("search")(cfg)
+
+
+def _export(cfg: DictConfig) -> None:
+    _import_program("export_network")(cfg)
 
 
 def _import_program(name: str) -> Callable[[DictConfig], Any]:

@@ -19,6 +19,8 @@ from divconq_pl.lightning.module import DivideConquerModule
 CONFIG_KEY = "divconq_pl_config"
 """Where a checkpoint keeps the configuration of its run."""
 
+_OF_MODULE = ("embedding_dim", "recall_ks")
+
 
 def read_checkpoint(path: str | Path, key: str = "checkpoint") -> dict[str, Any]:
     """Read a checkpoint that train.py wrote, without unpickling anything.
@@ -81,7 +83,7 @@ def load_embedder(content: dict[str, Any], backbone: nn.Module | None = None) ->
         InputError: if the weights do not fit the network; it names them.
     """
     config = content[CONFIG_KEY]["module"]
-    backbone = backbone or build_trusted({**config["backbone"], **_without_download(config["backbone"])}, "backbone")
+    backbone = backbone or build_trusted(_untrained(config["backbone"]), "backbone")
     module = DivideConquerModule(backbone, config["embedding_dim"], nn.Identity(), recall_ks=tuple(config["recall_ks"]))
     weights = {k: v for k, v in content["state_dict"].items() if k.startswith(("backbone.", "embedding."))}
     check_fit(module, weights)
@@ -114,6 +116,22 @@ def check_fit(module: nn.Module, weights: dict[str, Any]) -> None:
         raise InputError(f"the checkpoint does not fit {type(module).__name__}: {', '.join(unfit[:3])}{more}")
 
 
-def _without_download(backbone: dict[str, Any]) -> dict[str, Any]:
-    """Tell a backbone not to load pretrained weights: those of the checkpoint replace them."""
-    return {"weights": None} if "weights" in backbone else {}
+def for_embedding(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a run's configuration that building its network and reading its images needs."""
+    module, data = config["module"], config["data"]
+    source = data["dataset"] if isinstance(data.get("dataset"), dict) else {}
+    return {
+        "channels": config["channels"],
+        "image_size": config.get("image_size"),
+        "module": {**{key: module[key] for key in _OF_MODULE}, "backbone": _untrained(module["backbone"])},
+        "data": {
+            "test_transform": data.get("test_transform"),
+            "dataset": {key: source[key] for key in ("white_level", "max_megapixels") if key in source},
+        },
+    }
+
+
+def _untrained(backbone: dict[str, Any]) -> dict[str, Any]:
+    """Tell a backbone to load no trained weights, which those of the checkpoint replace, and to keep no gradients."""
+    without = {"weights": None, "grad_checkpointing": False}
+    return backbone | {key: value for key, value in without.items() if key in backbone}

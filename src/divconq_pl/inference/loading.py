@@ -15,6 +15,7 @@ from divconq_pl.errors import InputError
 from divconq_pl.inference.checkpoints import CONFIG_KEY, load_embedder, read_checkpoint, refuse_odd_entries
 from divconq_pl.inference.embedder import Embedder
 from divconq_pl.inference.finding import find_best
+from divconq_pl.inference.folder import is_folder, read_folder
 from divconq_pl.inference.network import EmbeddingNetwork
 from divconq_pl.inference.preprocess import Preprocess
 from divconq_pl.inference.trust import build_trusted
@@ -32,7 +33,8 @@ def load(
     Nothing in the file is run: it is read with ``weights_only=True``, and only parts of this package are built from it.
 
     Args:
-        path: a checkpoint of train.py, or the folder of a run, which stands for its best epoch.
+        path: a checkpoint of train.py; the folder of a run, which stands for its best epoch; or a folder that
+            ``divconq-export`` wrote, with ``model.safetensors`` in it.
         device: where the network runs; by default on the accelerator, if there is one.
         backbone: of a run that trained a network of your own: one like it.
         transform: Pillow image to tensor, of a run with a test transform of your own.
@@ -45,9 +47,44 @@ def load(
         >>> embedder = divconq_pl.load("outputs/2026-01-31/12-00-00")  # doctest: +SKIP
         >>> embedder.embed("folder/of/images") @ embedder.embed("query.jpg").T  # doctest: +SKIP
     """
-    file = _find_file(Path(path).expanduser())
-    content = read_checkpoint(file, "path")
-    with refuse_odd_entries(file):
+    return make_embedder(read_network(path), path, device, backbone=backbone, transform=transform)
+
+
+def read_network(path: str | Path, key: str = "path") -> dict[str, Any]:
+    """Read what :func:`load` takes, without building anything.
+
+    Args:
+        path: as for :func:`load`.
+        key: what the user calls it.
+
+    Returns:
+        The content of a checkpoint, see :func:`.read_checkpoint`.
+
+    Raises:
+        InputError: as :func:`load`.
+    """
+    path = Path(path).expanduser()
+    return read_folder(path, key) if is_folder(path) else read_checkpoint(find_file(path, key), key)
+
+
+def make_embedder(
+    content: dict[str, Any],
+    path: str | Path,
+    device: str | torch.device | None = None,
+    *,
+    backbone: nn.Module | None = None,
+    transform: Callable[[Image.Image], Tensor] | None = None,
+) -> Embedder:
+    """Build what :func:`load` returns from what :func:`read_network` did.
+
+    Args:
+        content: what was read.
+        path: where it is from, for errors.
+        device: as for :func:`load`, like the rest.
+        backbone: likewise.
+        transform: likewise.
+    """
+    with refuse_odd_entries(path):
         config = content[CONFIG_KEY]
         trained = load_embedder(content, backbone)
         network = EmbeddingNetwork(trained.backbone, trained.embedding)
@@ -78,16 +115,21 @@ def build_preprocess(config: dict[str, Any], transform: Callable[[Image.Image], 
     )
 
 
-def _find_file(path: Path) -> Path:
+def find_file(path: Path, key: str = "path") -> Path:
+    """Return the checkpoint that a path stands for: that of the best epoch, if it is the folder of a run.
+
+    Raises:
+        InputError: if it is a folder of something else.
+    """
     if not path.is_dir():
         return path
     if (found := find_best(path)) is not None:
         return found
     if lying := sorted(path.glob("*.ckpt")):
-        raise InputError(f"path={str(path)!r} holds checkpoints; give one of them, such as {lying[0].name!r}")
+        raise InputError(f"{key}={str(path)!r} holds checkpoints; give one of them, such as {lying[0].name!r}")
     if runs := [run.parent for run in sorted(path.glob("*/checkpoints"))]:
-        raise InputError(f"path={str(path)!r} holds several runs; give one of them, such as {str(runs[0])!r}")
-    raise InputError(f"path={str(path)!r} holds no checkpoint; give the folder of a run, or a file")
+        raise InputError(f"{key}={str(path)!r} holds several runs; give one of them, such as {str(runs[0])!r}")
+    raise InputError(f"{key}={str(path)!r} holds no checkpoint; give the folder of a run, or a file")
 
 
 def _choose_device(device: str | torch.device | None) -> torch.device:

@@ -31,7 +31,9 @@ class Preprocess:
 
     Attributes:
         image_size: (height, width) of what the network sees.
-        channels: as given.
+        channels: as given, like the arguments that follow.
+        transform: as given.
+        resizes: whether the transform gives images of one size, whatever it is given.
 
     Raises:
         InputError: if the transform gives another number of channels.
@@ -50,14 +52,15 @@ class Preprocess:
         self.channels = channels
         self.white_level = white_level
         self.max_megapixels = max_megapixels
-        self._transform: Callable[[Image.Image], Tensor] = transform or _scale
+        self.transform = transform
+        self._to_tensor: Callable[[Image.Image], Tensor] = transform or _scale
         self._mode = "L" if channels == 1 else "RGB"
-        shapes = {tuple(self._transform(Image.new(self._mode, size)).shape) for size in ((40, 56), (56, 40))}
+        shapes = {tuple(self._to_tensor(Image.new(self._mode, size)).shape) for size in ((40, 56), (56, 40))}
         if found := {shape[0] for shape in shapes} - {channels}:
             raise InputError(f"the transform gives {found.pop()} channels, but the network takes {channels}")
-        self._resizes = len(shapes) == 1
+        self.resizes = len(shapes) == 1
         _, height, width = next(iter(shapes))
-        self.image_size = (height, width) if self._resizes else image_size
+        self.image_size = (height, width) if self.resizes else image_size
 
     def __call__(self, image: Any, name: str = "the image") -> Tensor:
         """Return what the network sees of an image, float32, shape (channels, height, width).
@@ -70,11 +73,11 @@ class Preprocess:
             InputError: if it cannot be read; it names the image.
         """
         decoded = as_rgb(image, name, self.white_level, self.max_megapixels).convert(self._mode)
-        if not self._resizes and self.image_size is not None:
+        if not self.resizes and self.image_size is not None:
             height, width = self.image_size
             if decoded.size != (width, height):
                 decoded = decoded.resize((width, height), Image.Resampling.BILINEAR)
-        return self._transform(decoded)
+        return self._to_tensor(decoded)
 
 
 def _scale(image: Image.Image) -> Tensor:
