@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from divconq_pl.data import RetrievalDataModule
-from divconq_pl.inference.checkpoints import CONFIG_KEY, find_best, read_checkpoint
+from divconq_pl.inference.checkpoints import CONFIG_KEY, read_checkpoint
+from divconq_pl.inference.finding import find_best
 from divconq_pl.inference.loading import make_embedder
 from divconq_pl.inference.trust import build_trusted
 from divconq_pl.metrics.neighbours import unit_rows
