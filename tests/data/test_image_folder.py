@@ -190,9 +190,9 @@ def test_validation_by_test_classes_is_pointed_out(tmp_path: Path) -> None:
 
 
 def test_other_folders_beside_train_and_test_are_named(tmp_path: Path) -> None:
-    for part, classes in {"train": LETTERS[:5], "test": ["k", "l"], "valid": ["m", "n"]}.items():
+    for part, classes in {"train": LETTERS[:5], "test": ["k", "l"], "extra": ["m", "n"]}.items():
         fill(tmp_path / part, classes)
-    with pytest.warns(UserWarning, match=r"\['valid'\] are ignored"):
+    with pytest.warns(UserWarning, match=r"\['extra'\] are ignored"):
         ImageFolder(tmp_path).splits()
 
 
@@ -216,7 +216,9 @@ def test_root_one_level_too_high(tmp_path: Path) -> None:
 def test_deeper_classes_are_refused(tmp_path: Path) -> None:
     fill(tmp_path / "birds", LETTERS)
     fill(tmp_path / "cars", LETTERS)
-    with pytest.raises(InputError, match="birds' holds folders where images are expected; use <root>/<class>"):
+    with pytest.raises(
+        InputError, match=r"birds' holds folders where images are expected; .* otherwise use <root>/<class>"
+    ):
         read(tmp_path)
 
 
@@ -469,3 +471,38 @@ def test_every_kind_of_image_becomes_rgb(tmp_path: Path, mode: str) -> None:
     read_back = np.asarray(FileDataset([file], [0], ["a"]).image(0))
     assert read_back.shape == (4, 4, 3)
     assert np.abs(read_back.astype(int) - gray).max() <= 3
+
+
+@pytest.mark.parametrize(
+    "names", [("Train", "Valid", "Test"), ("training", "validation", "testing"), ("train_set", "dev", "TEST_SET")]
+)
+def test_parts_by_other_names(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name, classes in zip(names, (LETTERS[:5], ["x", "y"], ["u", "v"]), strict=True):
+        fill(tmp_path / name, classes)
+    splits = read(tmp_path)
+    assert splits.train.classes == LETTERS[:5]
+    assert (single(splits.val).classes, single(splits.test).classes) == (["x", "y"], ["u", "v"])
+
+
+@pytest.mark.parametrize(
+    ("files", "root", "said"),
+    [
+        (
+            ["images/1.png", "images/2.png", "list.csv"],
+            ".",
+            "a single class, 'images', .* dataset.root='.*/list.csv'$",
+        ),
+        (["1.png", "2.png"], ".", "has no folder per class .* dataset=csv dataset.root='FILE.csv'$"),
+        (["part-0.parquet"], ".", "parquet files are read by dataset=huggingface dataset.root='.*'$"),
+        (["list.csv"], "list.csv", "is a file; dataset=csv reads it$"),
+        (["a.zip"], "a.zip", "is a file; unpack it, and give the folder$"),
+        (["a.parquet"], "a.parquet", "is a file; dataset=huggingface reads it$"),
+        (["birds/a/1.png", "fish/b/1.png"], ".", "if these are the classes, give dataset.root='.*/birds'; otherwise"),
+    ],
+)
+def test_what_else_reads_the_images_is_said(tmp_path: Path, files: list[str], root: str, said: str) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / file, "PNG")
+    with pytest.raises(InputError, match=said):
+        read(tmp_path / root)

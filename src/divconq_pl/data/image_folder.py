@@ -15,7 +15,7 @@ from PIL import Image
 from divconq_pl.data.dataset import FileDataset, Splits, TestProtocol
 from divconq_pl.data.decoding import MAX_MEGAPIXELS, check_limits, image_extensions, printable, read_rgb
 from divconq_pl.data.listed_parts import NOT_SPLIT, Splitting, Tested
-from divconq_pl.data.parts import LAYOUTS, descend, find_evaluated_parts, find_training_parts
+from divconq_pl.data.parts import LAYOUTS, descend, find_evaluated_parts, find_training_parts, name_part, suggest_other
 from divconq_pl.data.samples import (
     OnBadImage,
     check_on_bad_image,
@@ -31,6 +31,13 @@ from divconq_pl.errors import InputError
 
 Sample = tuple[str, str]
 """Class name and path of an image."""
+
+_OTHERWISE = {
+    **dict.fromkeys((".csv", ".tsv"), "dataset=csv reads it"),
+    ".parquet": "dataset=huggingface reads it",
+    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"), "unpack it, and give the folder"),
+}
+"""What to do with a file, by its ending."""
 
 TEST_FRACTION = 0.3
 """The share of the classes that is for the test where nothing says which."""
@@ -95,7 +102,8 @@ class ImageFolder:
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
             state = "is a file" if self.root.exists() else "does not exist"
-            raise InputError(f"root={str(root)!r} {state}; give a folder laid out as {LAYOUTS}")
+            other = _OTHERWISE.get(self.root.suffix.lower()) or f"give a folder laid out as {LAYOUTS}"
+            raise InputError(f"root={str(root)!r} {state}; {other}")
         check_on_bad_image(on_bad_image)
         if val_classes is not None and train_classes is None and test_classes is None:
             raise InputError("val_classes are listed without train_classes or test_classes; list one of these, too")
@@ -126,10 +134,16 @@ class ImageFolder:
             root = descend(self.root)
             names = find_training_parts(root)
             if not names:
-                return self._split_by_class(self._make_dataset(self._list_samples(root, passed_over)))
+                data = self._make_dataset(self._list_samples(root, passed_over))
+                if len(data.classes) == 1:
+                    raise InputError(
+                        f"{str(root)!r} has a single class, {data.classes[0]!r}, and retrieval needs to train and to "
+                        f"test on two or more each; {suggest_other(root)}"
+                    )
+                return self._split_by_class(data)
             if self.train_classes is not None or self.test_classes is not None:
                 raise InputError(f"{str(root)!r} has its own train folder; leave out train_classes and test_classes")
-            parts = {name: self._list_samples(root / name, passed_over) for name in names}
+            parts = {part: self._list_samples(root / name, passed_over) for part, name in names.items()}
         if self.protocol == "open":
             _warn_of_shared_classes(parts)
         return self._splitting.split({name: self._make_dataset(part) for name, part in parts.items()}, root)
@@ -149,7 +163,8 @@ class ImageFolder:
         with self._reporting() as passed_over:
             root = descend(self.root)
             if names := find_evaluated_parts(root, trained=self.protocol != "open"):
-                parts = {name: self._make_dataset(self._list_samples(root / name, passed_over)) for name in names}
+                listed = {part: self._list_samples(root / name, passed_over) for part, name in names.items()}
+                parts = {part: self._make_dataset(samples) for part, samples in listed.items()}
                 return self._splitting.choose_tested(parts, root)
             if not list_folders(root) and (files := list_images(root, passed_over)):
                 name = printable(root.resolve().name)
@@ -222,18 +237,25 @@ class ImageFolder:
         empty = [name for name, files in images.items() if not files]
         for name in empty:
             if any(list_images(folder / name / inner) for inner in list_folders(folder / name)):
-                raise InputError(f"{str(folder / name)!r} holds folders where images are expected; use {LAYOUTS}")
+                raise InputError(
+                    f"{str(folder / name)!r} holds folders where images are expected; if these are the classes, give "
+                    f"dataset.root={str(folder / name)!r}; otherwise use {LAYOUTS}, or list images and classes in a "
+                    "CSV file, dataset=csv"
+                )
         samples = [(printable(name), file) for name, files in images.items() for file in files]
         if not samples:
             what = f"{len(images)} folders but no image in them" if images else "no folder per class"
             there = f" ({describe_passed_over(passed_over)})" if passed_over else ""
             kinds = " ".join(image_extensions())
-            raise InputError(f"{str(folder)!r} has {what}{there}; use {LAYOUTS}, with images that end in {kinds}")
+            raise InputError(
+                f"{str(folder)!r} has {what}{there}; use {LAYOUTS}, with images that end in {kinds}; "
+                f"{suggest_other(folder)}"
+            )
         if empty:
             warnings.warn(f"{len(empty)} folders of {str(folder)!r} hold no image: {join_first(empty)}", stacklevel=3)
         good = self._leave_out_bad([file for _, file in samples], folder)
         samples = [(name, file) for name, file in samples if file in good]
-        if folder.name not in ("query", "gallery") and (lone := find_single(name for name, _ in samples)):
+        if name_part(folder.name) not in ("query", "gallery") and (lone := find_single(name for name, _ in samples)):
             warnings.warn(
                 f"{len(lone)} classes of {str(folder)!r} have a single image, which no other can find: "
                 f"{join_first(lone)}",
