@@ -55,8 +55,8 @@ def write_reference(folder: Path) -> None:
         folder: where the pages go; git ignores them.
     """
     folder.mkdir(exist_ok=True)
-    floors = {module.name for module in pkgutil.iter_modules(divconq_pl.__path__)}
-    for floor in sorted(floors - {"app", "compare", "conf", "extras", "files"}):
+    floors = {module.name for module in pkgutil.iter_modules(divconq_pl.__path__) if module.ispkg}
+    for floor in sorted(floors - {"app", "conf"} | {"errors"}):
         package = import_module(f"divconq_pl.{floor}")
         inside = pkgutil.walk_packages(getattr(package, "__path__", []), f"{package.__name__}.")
         modules = [module.name for module in inside if "._" not in module.name]
@@ -78,7 +78,7 @@ write_reference(Path(__file__).parent / "api")
 def leave_out_missing_pages(app: Sphinx, name: str, source: list[str]) -> None:
     """Keep pages out of the contents that are not there yet."""
     if name == "index":
-        for page in ("sweeps", "take-away", "searching", "configuration", "benchmarks"):
+        for page in ("take-away", "configuration"):
             if not (Path(app.srcdir) / f"{page}.md").exists():
                 source[0] = source[0].replace(f"\n{page}\n", "\n")
 

@@ -173,7 +173,7 @@ class RetrievalDataset(Dataset[tuple[Tensor, int]], ABC):
 class ArrayDataset(RetrievalDataset):
     """Hold images in memory.
 
-    A :class:`~divconq_pl.data.BatchTransform` is given the images of a batch together, any other each by itself.
+    A :class:`.BatchTransform` is given the images of a batch together, any other each by itself.
 
     Args:
         images: uint8, shape (N, height, width) or (N, height, width, 3).

@@ -20,7 +20,7 @@ from divconq_pl.inference.preprocess import Preprocess
 
 
 class Embedder:
-    """Embed images with a trained network; :func:`divconq_pl.load` makes one.
+    """Embed images with a trained network; :func:`~divconq_pl.inference.loading.load` makes one.
 
     Args:
         module: the network, on the device it is to run on.
@@ -72,7 +72,7 @@ class Embedder:
 
         Args:
             images: a path, a folder (all images in it and below, in the order of
-                :func:`~divconq_pl.inference.list_files`: sorted by path), an open file, a Pillow image, a uint8 array
+                :func:`.list_files`: sorted by path), an open file, a Pillow image, a uint8 array
                 (H, W, 3) or (H, W), or a uint8 tensor (3, H, W) or (1, H, W); a batch of these with one dimension more;
                 or a list, a generator or any other iterable of single images. Few of them are in memory at a time.
             batch_size: images that the network sees at once.
