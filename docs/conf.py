@@ -6,7 +6,6 @@ import pkgutil
 from importlib import import_module
 from pathlib import Path
 
-from sphinx.application import Sphinx
 from sphinx.ext.napoleon import GoogleDocstring
 
 import divconq_pl
@@ -73,16 +72,3 @@ def write_reference(folder: Path) -> None:
 
 
 write_reference(Path(__file__).parent / "api")
-
-
-def leave_out_missing_pages(app: Sphinx, name: str, source: list[str]) -> None:
-    """Keep pages out of the contents that are not there yet."""
-    if name == "index":
-        for page in ("take-away", "configuration"):
-            if not (Path(app.srcdir) / f"{page}.md").exists():
-                source[0] = source[0].replace(f"\n{page}\n", "\n")
-
-
-def setup(app: Sphinx) -> None:
-    """Connect what is above."""
-    app.connect("source-read", leave_out_missing_pages)
