@@ -13,8 +13,7 @@ from pixels import draw_images
 from programs import ROOT, contents, refusal
 
 import divconq_pl
-from divconq_pl.app import search
-from divconq_pl.app.command import run_command
+from divconq_pl.app import scripts, search
 from divconq_pl.search import Model
 from divconq_pl.search.building import update_index
 
@@ -25,7 +24,7 @@ def program(monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", ["divconq-search", *map(str, arguments)])
         code = 0
         try:
-            run_command(search.main, ROOT / "conf", "search")
+            scripts.search(ROOT / "conf")
         except SystemExit as stop:
             code = stop.code
         return code, *capfd.readouterr()

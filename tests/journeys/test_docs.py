@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from checkpoints import write_checkpoint
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from PIL import Image
+from pixels import draw_images
 
 ROOT = Path(__file__).parents[2]
 CONF = str(ROOT / "conf")
@@ -41,6 +44,9 @@ def overrides(arguments):
 def test_the_python_of_each_page_runs_from_top_to_bottom(page):
     some = {"embeddings": np.eye(12, dtype="float32"), "paths": np.array([f"{i}.png" for i in range(12)])}
     np.savez("embeddings.npz", **some)  # which a page has the reader export
+    write_checkpoint(Path("run", "checkpoints", "best.ckpt"))
+    (photo,) = draw_images(Path("photos"), 1).rglob("*.png")
+    Image.open(photo).convert("RGB").save("query.jpg")
     names = {"__name__": "page"}
     for code in blocks("python", PAGES[page]):
         exec(compile(code, page, "exec"), names)
@@ -66,6 +72,12 @@ def _sweep(overrides):
 def test_every_evaluate_command_composes(arguments):
     with initialize_config_dir(CONF, version_base="1.3"):
         assert compose("evaluate", overrides(arguments)).checkpoint
+
+
+@pytest.mark.parametrize("arguments", commands("search"), ids=" ".join)
+def test_every_search_command_composes(arguments):
+    with initialize_config_dir(CONF, version_base="1.3"):
+        assert compose("search", overrides(arguments)).index
 
 
 def test_every_choice_of_every_group_is_listed():

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from divconq_pl.app.checks.given import check_evaluation, check_training
+from divconq_pl.app.checks.given import check_evaluation, check_search, check_training
 from divconq_pl.app.command import run_command
 from divconq_pl.app.console import take_over_messages
 from divconq_pl.app.going_on import take_up
@@ -37,9 +37,13 @@ def evaluate(config_dir: Path | None = None) -> None:
     run_command(_evaluate, config_dir or _find_configuration(), "evaluate")
 
 
-def search() -> None:
-    """Index a folder of images and search in it, from anywhere."""
-    run_command(_search, _find_configuration(), "search")
+def search(config_dir: Path | None = None) -> None:
+    """Index a folder of images and search in it, from anywhere.
+
+    Args:
+        config_dir: the folder of its configuration; None for the one that is installed.
+    """
+    run_command(_search, config_dir or _find_configuration(), "search")
 
 
 def export(config_dir: Path | None = None) -> None:
@@ -65,6 +69,7 @@ def _evaluate(cfg: DictConfig) -> None:
 
 
 def _search(cfg: DictConfig) -> None:
+    check_search(cfg)
     _import_program("search")(cfg)
 
 

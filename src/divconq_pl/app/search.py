@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from divconq_pl.app.checks.values import check_values
 from divconq_pl.app.comparison import find_checkpoints
@@ -62,8 +62,6 @@ def check_config(cfg: DictConfig) -> None:
     Raises:
         InputError: it names the key and the value.
     """
-    if OmegaConf.is_missing(cfg, "index"):
-        raise InputError("no index given; use index=FOLDER, with checkpoint=PATH images=FOLDER to build it")
     check_values(cfg, **HINTS)
     for key in ("k", "batch_size"):
         if cfg[key] < 1:

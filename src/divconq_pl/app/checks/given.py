@@ -55,6 +55,19 @@ def check_evaluation(config: DictConfig) -> None:
             check_is_file(path, "checkpoint")
 
 
+def check_search(config: DictConfig) -> None:
+    """Refuse a search from which something is missing.
+
+    Args:
+        config: conf/search.yaml, as the user changed it.
+
+    Raises:
+        InputError: it names the key.
+    """
+    if OmegaConf.is_missing(config, "index"):
+        raise InputError("no index given; use index=FOLDER, with checkpoint=PATH images=FOLDER to build it")
+
+
 def _check_complete(config: DictConfig, but: str = "") -> None:
     plain: Any = OmegaConf.to_container(config, resolve=False)
     for key in _list_missing(plain):
