@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from programs import ROOT
+from programs import ROOT, refusal
 
 SLOW = ["torch", "pytorch_lightning", "lightning_fabric", "torchmetrics", "torchvision", "matplotlib", "sklearn"]
 CASES = [
@@ -63,3 +63,48 @@ def test_nothing_slow_is_imported_to_show_help_or_to_refuse_a_command_line(said)
 def test_what_is_missing_is_named(said):
     for (arguments, _, message), line in zip([case for case in CASES if case[1]], said[1], strict=True):
         assert message in line, arguments
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A folder of a user's own configurations."""
+    for group, name, text in (
+        ("loss", "lifted", "_target_: pytorch_metric_learning.losses.GeneralizedLiftedStructureLoss\nneg_margin: 1\n"),
+        (
+            "experiment",
+            "birds",
+            "# @package _global_\ndefaults:\n  - override /loss: lifted\ntrainer:\n  max_epochs: 30\n",
+        ),
+    ):
+        (tmp_path / "mine" / group).mkdir(parents=True)
+        (tmp_path / "mine" / group / f"{name}.yaml").write_text(text)
+
+
+@pytest.mark.usefixtures("own")
+def test_configurations_of_ones_own_are_composed_and_listed_with_ours(call):
+    code, out, _ = call("train.py", "--config-dir", "mine", "experiment=birds", "--help")
+    assert code == 0
+    assert "\nexperiment: birds, cars196_baseline" in out
+    assert ", contrastive, lifted, margin, " in out
+    assert "GeneralizedLiftedStructureLoss\n" in out
+    assert "max_epochs: 30" in out
+    line = refusal(call("train.py", "--config-dir", "mine", "experiment=birds", "loss.neg_margn=2"))
+    assert line == "error: there is no 'loss.neg_margn'; did you mean 'loss.neg_margin'? loss has: neg_margin"
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("divconq-train cal", ["callbacks.", "callbacks="]),
+        ("divconq-train callbacks=e", ["callbacks=early_stopping", "callbacks=ema"]),
+        ("divconq-train divide.split", ["divide.split_depth="]),
+        ("divconq-train loss=triplet loss.m", ["loss.margin="]),
+        ("divconq-train --config-dir mine loss=l", ["loss=lifted"]),
+    ],
+)
+@pytest.mark.usefixtures("own")
+def test_the_shell_is_told_how_a_line_may_go_on(call, monkeypatch, line, completed):
+    monkeypatch.setenv("COMP_LINE", line)
+    _, out, err = call("train.py", "-sc", "query=bash")
+    assert out.split() == completed
+    assert err == ""

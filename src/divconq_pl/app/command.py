@@ -22,12 +22,19 @@ from traceback import walk_tb
 from typing import Any, NoReturn
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from divconq_pl.app.console import log_warnings
-from divconq_pl.app.explanation import explain, is_out_of_shared_memory, list_causes, list_lightning_errors
+from divconq_pl.app.explanation import (
+    explain,
+    find_own_folder,
+    is_out_of_shared_memory,
+    list_causes,
+    list_lightning_errors,
+)
 from divconq_pl.app.going_on import close_folders
 from divconq_pl.data.decoding import printable
 from divconq_pl.errors import InputError
@@ -55,7 +62,10 @@ def run_command(main: Callable[[DictConfig], Any], config_dir: Path, config_name
         if (shown := printable(argument)) != argument:
             end_with_error(f"'{shown}' is not UTF-8, as a command has to be; rename that file or folder")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra would print and exit before we see the error
-    OmegaConf.register_new_resolver("choices", lambda *, _root_: _list_choices(config_dir, _root_), replace=True)
+    OmegaConf.register_new_resolver("choices", lambda *, _root_: _list_choices(_root_), replace=True)
+    completing = "COMP_LINE" in os.environ and "-sc" in sys.argv
+    if completing and (own := find_own_folder(os.environ["COMP_LINE"].split())):
+        sys.argv += ["--config-dir", own]  # the shell asks about a line without handing on what is in it
     try:
         with log_warnings():
             hydra.main(version_base="1.3", config_path=str(config_dir.resolve()), config_name=config_name)(main)()
@@ -67,6 +77,8 @@ def run_command(main: Callable[[DictConfig], Any], config_dir: Path, config_name
             sys.exit(INTERRUPTED)
         raise
     except Exception as error:
+        if completing:
+            sys.exit(INPUT_AT_FAULT)  # a line that is not finished is no mistake to be told of
         code = choose_exit_code(error, main)
         if code is None:
             raise
@@ -75,11 +87,11 @@ def run_command(main: Callable[[DictConfig], Any], config_dir: Path, config_name
         close_folders()
 
 
-def _list_choices(config_dir: Path, config: DictConfig) -> str:
+def _list_choices(config: DictConfig) -> str:
     """List for ``--help`` what each group of a program has; folders inside a group hold what its choices share."""
     groups = sorted(group for group in config.hydra.runtime.choices if "/" not in group)
-    choices = {group: sorted(path.stem for path in (config_dir / group).glob("*.yaml")) for group in groups}
-    return "\n".join(f"{group}: {', '.join(names)}" for group, names in choices.items())
+    loader = GlobalHydra.instance().config_loader()  # which knows the user's own, too
+    return "\n".join(f"{group}: {', '.join(sorted(loader.get_group_options(group)))}" for group in groups)
 
 
 def end_with_error(message: str, code: int = INPUT_AT_FAULT) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
 import shlex
@@ -63,6 +64,18 @@ def explain(error: BaseException, arguments: list[str], config_dir: Path, config
     return text
 
 
+def find_own_folder(arguments: Sequence[str]) -> str | None:
+    """Return the folder of configurations that a user names beside ours, if it exists.
+
+    Args:
+        arguments: the command line's arguments.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config-dir", "-cd", nargs="?")
+    folder: str | None = parser.parse_known_args(arguments)[0].config_dir
+    return folder if folder and Path(folder).is_dir() else None
+
+
 def list_causes(error: BaseException) -> list[BaseException]:
     """List an error and the exceptions that led to it, the first of them last; each once, though they may be a circle.
 
@@ -120,6 +133,8 @@ def _suggest_key(wrong: str, arguments: list[str], config_dir: Path, config_name
     """Say what exists where a key was not found, and which key may have been meant."""
     groups = _list_groups(config_dir)
     choices = [a for a in arguments if a.partition("=")[0] in groups and re.fullmatch(r"\w+=\w+", a)]
+    if own := find_own_folder(arguments):
+        choices.append(f"hydra.searchpath=['file://{Path(own).absolute()}']")
     with initialize_config_dir(str(config_dir.resolve()), version_base="1.3"):
         config = compose(config_name, choices)
         having = _find_choices_with(wrong, config_dir, config_name)
