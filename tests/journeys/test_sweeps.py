@@ -42,15 +42,8 @@ def typed(text):
     return shlex.split(re.search(rf"python {re.escape(LIGHT)} (.*)", text)[1])
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
-def test_a_failing_run_leaves_the_others_alone_and_is_run_again_by_the_command_that_is_told(
-    call, tmp_path, broken, launcher
-):
-    if launcher != "basic":
-        pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
-    options = {"joblib": ["hydra.launcher.n_jobs=2"], "submitit_local": ["hydra.launcher.timeout_min=2"]}
-    arguments = [*GRID, "failing=flat0", f"hydra/launcher={launcher}", *options.get(launcher, [])]
-    code, out, err = call(LIGHT, *arguments)
+def test_a_failing_run_leaves_the_others_alone_and_is_run_again_by_the_command_that_is_told(call, tmp_path, broken):
+    code, out, err = call(LIGHT, *GRID, "failing=flat0")
     assert code == 2
     assert calls(tmp_path) == ["flat0 None", "flat1 None", "none0 None", "none1 None"]
     assert "not in the table: sweep/2 (divide=flat seed=0): flat0 cannot work" in out
@@ -63,9 +56,23 @@ def test_a_failing_run_leaves_the_others_alone_and_is_run_again_by_the_command_t
     assert calls(tmp_path) == ["flat0 None"]
     assert "going on with the sweep in sweep: 3 finished, 1 failed, 0 stopped" in out
     assert re.search(r"^ flat +60\.50 ±0\.71 +\+10\.5 \[\+4\.1, \+16\.9\]", out, re.MULTILINE), out
-    assert {path.name for path in (tmp_path / "sweep").glob("sweep.*")} == {
-        f"sweep.{s}" for s in ("md", "tex", "csv", "png")
-    }
+    assert {path.suffix for path in (tmp_path / "sweep").glob("sweep.*")} == {".md", ".tex", ".csv", ".png"}
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_so_it_is_with_other_launchers(call, tmp_path, broken, launcher):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
+    options = {"joblib": "hydra.launcher.n_jobs=2", "submitit_local": "hydra.launcher.timeout_min=2"}
+    sweep = ["-m", "divide=none,flat", "failing=flat0", GRID[-1], f"hydra/launcher={launcher}", options[launcher]]
+    code, out, err = call(LIGHT, *sweep)
+    assert code == 2
+    assert calls(tmp_path) == ["flat0 None", "none0 None"]
+    assert "not in the table: sweep/1 (divide=flat): flat0 cannot work" in out
+    broken.unlink()
+    code, out, err = call(LIGHT, *typed(err))
+    assert code == 0, err
+    assert calls(tmp_path) == ["flat0 None"]
+    assert re.search(r"^ flat +60\.00 +\+10\.0 ", out, re.MULTILINE), out
 
 
 def test_a_stopped_sweep_goes_on_where_it_was(call, tmp_path, broken):
@@ -165,7 +172,7 @@ def test_runs_of_a_sweep_may_have_several_processes_each(call, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} <= {"sweep", "cache"}
 
 
-def test_the_commands_of_the_page_on_sweeps_do_what_it_says(call, tmp_path, capsys):
+def test_the_commands_of_the_page_on_sweeps_do_what_it_says(call, tmp_path):
     """In the order of the page, with runs that take no time; those for plugins apart."""
     for line in COMMANDS:
         _, *arguments = shlex.split(line, comments=True)

@@ -27,7 +27,6 @@ from divconq_pl.app.going_on import (
     spell_sweep,
 )
 from divconq_pl.app.results import collect_runs, write_json
-from divconq_pl.app.sweeps import report_sweep
 
 _FAULT = 1
 
@@ -91,6 +90,8 @@ class RunFolders(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Report the sweep, and end with the exit code of its failures if there are any."""
+        from divconq_pl.app.sweeps import report_sweep  # scipy takes its time, in each process of a launcher
+
         end_sweep()
         folder = Path(config.hydra.sweep.dir)
         if collect_runs(folder):
