@@ -29,9 +29,13 @@ def to_line(row: Row, device: str, load: float) -> dict[str, str]:
         figure = row.ratio if row.goal.of == "ratio" else row.value
         reached = figure >= row.goal.limit if row.goal.at_least else figure <= row.goal.limit
         line |= {"goal": f"{'>=' if row.goal.at_least else '<='} {row.goal.limit:g}", "goal_of": row.goal.of}
-        line |= {"reached": "yes" if reached else f"missed by {100 * abs(figure / row.goal.limit - 1):.0f} %"}
+        line |= {"reached": "yes" if reached else f"missed by {_percent(abs(figure / row.goal.limit - 1))}"}
         line["why"] = "" if reached else row.goal.why
     return line
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.01 else f"{100 * share:.1f} %"
 
 
 def read(path: Path = RESULTS) -> list[dict[str, str]]:
