@@ -13,6 +13,8 @@ from torch import Tensor
 from divconq_pl.core.sampling import ClusterBatchSampler
 
 BATCH, IMAGES_PER_CLASS, CLUSTERS = 80, 4, 8
+MANY = 200_000
+"""Images from which on the peer, which takes minutes there, is left out."""
 
 
 def lay_out(labels: Tensor, assignment: Tensor, epoch: int, *, whole: bool) -> None:
@@ -42,8 +44,9 @@ def rows(device: str = "cpu", quick: bool = False) -> list[Row]:
         generator = torch.Generator().manual_seed(0)
         labels = make_labels(images, classes, generator)
         assignment = make_assignment(labels, CLUSTERS, 0.8, generator)
+        peers = {"pytorch-metric-learning's MPerClassSampler": partial(lay_out_by_pml, labels)}
         contestants = {
-            "pytorch-metric-learning's MPerClassSampler": partial(lay_out_by_pml, labels),
+            **(peers if images < MANY else {}),
             "single clusters": partial(lay_out, labels, assignment, 0, whole=True),
             "to the first batch of the fourth epoch": partial(lay_out, labels, assignment, 3, whole=False),
         }
