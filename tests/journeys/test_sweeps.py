@@ -143,23 +143,24 @@ def test_training_survives_a_failing_run_and_its_table_has_every_number(call, tm
         assert results["last/epoch"] == 1
 
 
-def test_optuna_searches_by_validation_and_goes_on_where_it_was(call, tmp_path):
+def test_optuna_searches_by_validation_and_goes_on_by_repeating_itself(call, tmp_path, broken):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    search = ["-m", "hparams_search=optuna", "hydra.sweep.dir=search", *TINY, "trainer.max_epochs=1"]
-    search += ["divide.every_n_epochs=1", "evaluation.recall_ks=[1]"]
-    code, _, err = call("train.py", *search, "hydra.sweeper.n_trials=2")
-    assert code == 0, err
-    results = [json.loads((tmp_path / "search" / run / "results.json").read_text()) for run in "01"]
-    best = (tmp_path / "search" / "optimization_results.yaml").read_text()
-    assert f"best_value: {max(found['val/recall_at_1'] for found in results)}" in best
-    before = contents(tmp_path / "search" / "1" / "results.json")
-    code, out, err = call("train.py", *search, "hydra.sweeper.n_trials=3")
-    assert code == 0, err
-    assert out.count("is finished already") == 2
-    assert contents(tmp_path / "search" / "1" / "results.json") == before
-    assert (tmp_path / "search" / "2" / "results.json").is_file()
-    refused = call("train.py", *search[:-1], "selection=best_test_epoch", "hydra.sweep.dir=other")
-    assert "a search chooses by the validation classes" in refusal(refused)
+    settings = ["direction=maximize", "n_jobs=1", "sampler.seed=0"]
+    search = ["-m", "divide=none,flat", "failing=flat0", "hydra/sweeper=optuna", GRID[-1]]
+    search += [f"hydra.sweeper.{text}" for text in settings]
+    code, out, err = call(LIGHT, *search, "hydra.sweeper.n_trials=4")
+    assert code == 2
+    assert {name for name in calls(tmp_path)} == {"flat0 None", "none0 None"}
+    assert "best_value: 0.25" in (tmp_path / "sweep" / "optimization_results.yaml").read_text()
+    broken.unlink()
+    assert call(LIGHT, *search, "hydra.sweeper.n_trials=4")[0] == 2
+    assert calls(tmp_path) == [], "what has failed stays failed, or the search would go elsewhere"
+    code, out, err = call(LIGHT, *search, "hydra.sweeper.n_trials=6")
+    assert len(calls(tmp_path)) == 2
+    line = refusal(call(LIGHT, *search, "hydra.sweeper.sampler.seed=null"))
+    assert "has no hydra.sweeper.sampler.seed, so it cannot be repeated" in line
+    line = refusal(call(LIGHT, *search, "data.validate_on=test", "hydra.sweep.dir=other"))
+    assert "a search chooses by the validation classes" in line
     assert not (tmp_path / "other").exists()
 
 

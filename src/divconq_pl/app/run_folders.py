@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import traceback
@@ -86,7 +85,7 @@ class RunFolders(Callback):
             if code == _FAULT:
                 print(trace, file=sys.stderr)
             write_json(folder / FAILURE_FILE, {"message": message, "code": code, "traceback": trace})
-            job_return.status, job_return.return_value = JobStatus.COMPLETED, math.nan
+            job_return.status, job_return.return_value = JobStatus.COMPLETED, None  # which Optuna takes for a failure
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Report the sweep, and end with the exit code of its failures if there are any."""
