@@ -71,6 +71,7 @@ ICONS = (
     *("backbone=efficientnet_lite0", "image_size=64", "module.parameter_groups.backbone.lr=1e-4"),
     *("trainer.max_epochs=8", "trainer.limit_train_batches=60"),  # 480 steps: pretrained, and slow on one thread
 )
+OBJECTS = ("dataset=image_folder", "data.num_workers=0", "image_size=32")
 LOSSES = ("triplet", "contrastive", "multi_similarity", "proxy_anchor")
 
 
@@ -89,9 +90,15 @@ def all_rows() -> list[Row]:
         for name, overrides in CHOICES.items()
     ]
     for sides, images in ((1, 16), (2, 8), (8, 2)):
-        shape = ("dataset=sides", f"dataset.num_sides={sides}", f"dataset.images_per_side={images}")
+        shape = ["dataset=sides", f"dataset.num_sides={sides}", f"dataset.images_per_side={images}"]
+        if sides == 8:
+            shape.append("dataset.num_classes=null")  # 634 objects: the characters give no more
         for name in (PLAIN, "fixed subspaces"):
             rows.append(Row(f"{sides} sides", name, (*shape, *METHODS[name]), 3))
+    for colours in ("own", "random"):
+        data = (*OBJECTS, f"dataset.root=${{oc.env:OBJECTS}}/{colours}")
+        for name in (PLAIN, "fixed subspaces", "clusters alone", "learned masks"):
+            rows.append(Row(f"objects, {colours} colours", name, (*data, *METHODS[name]), 3))
     for loss in LOSSES:
         for name in (PLAIN, "fixed subspaces"):
             rows.append(Row(loss, name, ("dataset=sides", f"loss={loss}", *METHODS[name]), 3))

@@ -6,7 +6,8 @@ python benchmarks/study/run.py --workers 2              two runs at a time
 
 Each run is a ``train.py`` in a folder of its own below ``outputs/study``, with one thread; where networks are trained
 apart, it is several. A line of ``results.csv``, beside this script, is all that is kept of it; runs that have theirs
-are not run again. ``tables.py`` makes the tables. The rows of icons need ``benchmarks/icons.py`` and ``ICONS=FOLDER``.
+are not run again. ``tables.py`` makes the tables. The rows of icons need ``benchmarks/icons.py`` and
+``ICONS=FOLDER``, those of pybullet's objects ``benchmarks/objects.py`` and ``OBJECTS=FOLDER``.
 """
 
 from __future__ import annotations

@@ -34,6 +34,8 @@ DATA_SETS = {
     "8 sides": "8 sides",
     "glyphs": "glyphs",
     "icons": "icons",
+    "objects, own colours": "objects, own colours",
+    "objects, random colours": "objects, random colours",
 }
 """The groups that differ in their data, and what the table of gains calls them."""
 
