@@ -200,8 +200,9 @@ def draw(results: Results, path: Path) -> None:
     for name, plain, row in _data_sets():
         if paired := gains(results, row, plain, "recall_at_1"):
             at = 100 * statistics.fmean(values(results, row, "pairs_kept").values())
-            _draw_gain(by_data, paired, at, upright=True, color="tab:blue")
-            by_data.annotate(name, (at, statistics.fmean(paired)), xytext=(6, 3), textcoords="offset points")
+            _draw_gain(by_data, paired, at, upright=True, label=f"{name} ({len(paired)})")
+    by_data.set_ylim(-8, 17)
+    by_data.legend(frameon=False, fontsize="small", title="data (seeds)", title_fontsize="small")
     by_data.axhline(0, color="black", linewidth=0.8)
     by_data.set_xlabel("positive pairs kept, %")
     by_data.set_ylabel("R@1 gained by fixed subspaces, points")
@@ -218,12 +219,11 @@ def draw(results: Results, path: Path) -> None:
 
 
 def _draw_gain(axes: Any, paired: Sequence[float], at: float, *, upright: bool = False, **options: Any) -> None:
-    """Draw the mean of a gain with its interval, if there are two seeds or more."""
-    if len(paired) < 2:
-        return
+    """Draw the mean of a gain with its interval; a single seed has none, and is hollow."""
     mean, half = interval(paired)
-    place = {"x": at, "y": mean, "yerr": half} if upright else {"x": mean, "y": at, "xerr": half}
-    axes.errorbar(**place, fmt="o", capsize=3, **options)
+    bar = None if math.isinf(half) else half
+    place = {"x": at, "y": mean, "yerr": bar} if upright else {"x": mean, "y": at, "xerr": bar}
+    axes.errorbar(**place, fmt="o", capsize=3, markerfacecolor="white" if bar is None else None, **options)
 
 
 def main() -> None:
