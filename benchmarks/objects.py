@@ -72,9 +72,7 @@ def main() -> None:
             folder.mkdir(parents=True)
             for view, image in enumerate(render(number, arguments.views, arguments.size, colours)):
                 image.save(folder / f"{view:02d}.png")
-    print(
-        f"{arguments.objects * arguments.views} images in {arguments.folder / 'own'}, and in {arguments.folder / 'random'}"
-    )
+    print(f"{arguments.objects * arguments.views} images each in {' and '.join(COLOURS)} colours in {arguments.folder}")
 
 
 if __name__ == "__main__":

@@ -96,9 +96,9 @@ def all_rows() -> list[Row]:
         for name in (PLAIN, "fixed subspaces"):
             rows.append(Row(f"{sides} sides", name, (*shape, *METHODS[name]), 3))
     for colours in ("own", "random"):
-        data = (*OBJECTS, f"dataset.root=${{oc.env:OBJECTS}}/{colours}")
+        views = (*OBJECTS, f"dataset.root=${{oc.env:OBJECTS}}/{colours}")
         for name in (PLAIN, "fixed subspaces", "clusters alone", "learned masks"):
-            rows.append(Row(f"objects, {colours} colours", name, (*data, *METHODS[name]), 3))
+            rows.append(Row(f"objects, {colours} colours", name, (*views, *METHODS[name]), 3))
     for loss in LOSSES:
         for name in (PLAIN, "fixed subspaces"):
             rows.append(Row(loss, name, ("dataset=sides", f"loss={loss}", *METHODS[name]), 3))
