@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from divconq_pl.core.sampling import ClusterBatchSampler, allot, check_batch, interleave
+from divconq_pl.core.sampling import ClusterBatchSampler, ClusterStream, allot, check_batch, interleave
 from divconq_pl.errors import InputError
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -264,6 +264,22 @@ def test_an_epoch_is_the_same_however_one_comes_to_it(
             sampler = pickle.loads(pickle.dumps(sampler))
         assert list(sampler) == reference[epoch - 2][start:]
         assert len(sampler) == len(sampler.schedule) == 6
+
+
+def test_batches_are_drawn_as_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = torch.arange(6).repeat_interleave(20)
+    sampler = ClusterBatchSampler((labels >= 2).long(), labels, batch_size=4, images_per_class=2)
+    drawn, draw = [], ClusterStream.draw
+    monkeypatch.setattr(ClusterStream, "draw", lambda stream: drawn.append(stream) or draw(stream))
+    batches = iter(sampler)
+    first = [next(batches), next(batches)]
+    assert len(drawn) == 2
+    assert sampler.images(1) == first[1]
+    assert len(drawn) == 2
+
+    sampler.set_epoch(1)  # though the epoch before was left after two batches
+    next(iter(sampler))
+    assert len(drawn) == len(sampler) + 1
 
 
 def test_global_random_numbers_are_neither_used_nor_moved() -> None:

@@ -90,13 +90,15 @@ class ClusterBatchSampler(Sampler[list[int]]):
         self._seed = seed
         self._rank, self._world_size = rank, world_size
         self._clusters = _images_by_class(assignment, labels, torch.Generator().manual_seed(seed))
-        of = [1.0] * len(labels) if weights is None else weights.tolist()
-        self._weights = [[sum(of[i] for i in images) for images in classes] for classes in self._clusters]
+        of = None if weights is None else weights.tolist()
+        self._weights = [
+            [float(len(images)) if of is None else sum(of[i] for i in images) for images in classes]
+            for classes in self._clusters
+        ]
         usable = sum(len(images) for classes in self._clusters for images in classes)
         self._length = max(len(self._clusters), usable // (batch_size * world_size)) if length is None else length
         self.allotted = allot([sum(classes) for classes in self._weights], self._length, allotment)
-        self._streams: list[ClusterStream] | None = None
-        self._next_epoch = first_epoch  # the epoch that the streams have come to
+        self._streams: list[ClusterStream] = []
         self._epoch = -1
         self.set_epoch(first_epoch)
 
@@ -111,7 +113,9 @@ class ClusterBatchSampler(Sampler[list[int]]):
         return list(self._schedule)
 
     def set_epoch(self, epoch: int) -> None:
-        """Lay out the batches of ``epoch``; they depend on nothing but the arguments and the epoch.
+        """Turn to the batches of ``epoch``, which depend on nothing but the arguments and the epoch.
+
+        They are drawn as they are asked for.
 
         Args:
             epoch: index of the epoch, ``first_epoch`` or later.
@@ -122,7 +126,7 @@ class ClusterBatchSampler(Sampler[list[int]]):
             return
         self._epoch = epoch
         self._schedule = interleave(self.allotted, random.Random(f"{self._seed} schedule {epoch}"))
-        self._batches: list[list[int]] | None = None
+        self._batches: list[list[int]] = []  # those that were asked for so far
         self.start = 0
 
     def __len__(self) -> int:
@@ -141,19 +145,20 @@ class ClusterBatchSampler(Sampler[list[int]]):
 
     def images_of_all(self, batch: int) -> list[int]:
         """Return the images of a batch of the current epoch, those of process 0 first, then those of the others."""
-        if self._batches is None:
-            self._batches = self._lay_out()
+        if not self._batches:
+            self._catch_up()
+        while len(self._batches) <= batch:
+            self._batches.append(self._streams[self._schedule[len(self._batches)]].draw())
         return self._batches[batch]
 
-    def _lay_out(self) -> list[list[int]]:
-        if self._streams is None or self._next_epoch > self._epoch:
-            self._streams, self._next_epoch = self._new_streams(), self.first_epoch
-        for _ in range(self._next_epoch, self._epoch):
-            for stream, batches in zip(self._streams, self.allotted, strict=True):
-                for _ in range(batches):
-                    stream.draw()
-        self._next_epoch = self._epoch + 1
-        return [self._streams[k].draw() for k in self._schedule]
+    def _catch_up(self) -> None:
+        """Let each stream draw what comes before the current epoch, from the beginning if it has drawn more."""
+        before = [batches * (self._epoch - self.first_epoch) for batches in self.allotted]
+        if not self._streams or any(s.num_drawn > n for s, n in zip(self._streams, before, strict=True)):
+            self._streams = self._new_streams()
+        for stream, batches in zip(self._streams, before, strict=True):
+            while stream.num_drawn < batches:
+                stream.draw()
 
     def _new_streams(self) -> list[ClusterStream]:
         return [
@@ -247,6 +252,9 @@ class ClusterStream:
         rng: source of random numbers.
         world_size: number of processes, for each of which a batch is drawn.
         weights: how often each class is due, by default all equally often; its number of images is as above.
+
+    Attributes:
+        num_drawn: how many batches were drawn so far.
     """
 
     def __init__(
@@ -258,6 +266,7 @@ class ClusterStream:
         world_size: int = 1,
         weights: Sequence[float] | None = None,
     ) -> None:
+        self.num_drawn = 0
         self._classes = classes
         self._batch_size = batch_size
         self._world_size = world_size
@@ -274,6 +283,7 @@ class ClusterStream:
 
     def draw(self) -> list[int]:
         """Return the images of the next batch of each process, one after another, those of a class side by side."""
+        self.num_drawn += 1
         uniform, due, drawn = self._rng.random, self._due, self._drawn
         batch: list[int] = []
         waiting: list[tuple[float, int]] = []
