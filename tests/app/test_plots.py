@@ -69,7 +69,7 @@ def bands(figure: Figure) -> list[tuple[float, float, float, float]]:
 
 def cells_of(figure: Figure) -> list[tuple[int, str, str]]:
     """Return the grey, the frame's colour and the label of each image of a gallery, row by row."""
-    page = np.asarray(figure.axes[0].images[0].get_array())
+    page = np.asarray(figure.artists[0].get_array())
     cells = []
     for text in figure.axes[0].texts:
         if text.get_gid() == "name":
@@ -97,6 +97,18 @@ def test_gallery_frames_and_marks_right_and_wrong_neighbours():
     assert frames[1] == frames[3] == frames[7]
     assert frames[2] == frames[5] == frames[6]
     assert_texts_apart_and_inside(figure)
+
+
+def test_a_saved_gallery_shows_each_pixel_of_its_images(tmp_path: Path):
+    figure = gallery(lambda index: np.full((4, 4), 40 * index, np.uint8), ["a"] * 4, [1], [[2, 3]], [[True, False]])
+    page = np.asarray(figure.artists[0].get_array())
+    middle = 220  # of the row of images, below their marks
+    for dpi, step in ((150, 1), (75, 2)):
+        shown = np.asarray(Image.open(save_figure(figure, tmp_path / "gallery.png", dpi=dpi)).convert("RGB"))
+        greys = [shown[middle // step, column // step].tolist() for column in range(40, page.shape[1], 40)]
+        assert [[grey] * 3 in greys for grey in (40, 80, 120)] == [True] * 3
+        if step == 1:
+            assert (shown[middle] == page[middle]).all()
 
 
 def test_gallery_takes_neighbours_from_another_set():

@@ -336,7 +336,7 @@ def test_every_test_image_is_embedded_once_for_metrics_logs_and_gallery(call, tm
 
     monkeypatch.setattr(DivideConquerModule, "predict_step", counted)
     monkeypatch.setattr(DivideConquerModule, "test_step", None)
-    monkeypatch.setattr("divconq_pl.app.pictures.draw_gallery", lambda folder, rows, parts: drawn.extend(rows))
+    monkeypatch.setattr("divconq_pl.app.pictures.draw_gallery", lambda folder, rows, parts, nearest: drawn.extend(rows))
     quick = ["divide=none", "trainer.max_epochs=1", "logger=csv", "hydra.run.dir=run", "data.eval_batch_size=16"]
     code, _, err = call("train.py", *TINY, *quick, "evaluation.marp=true", "evaluation.recall_ks=[1]")
     assert code == 0, err

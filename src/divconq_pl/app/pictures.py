@@ -12,7 +12,6 @@ from divconq_pl.app.plots import curves, gallery, montage, save_figure, tree
 from divconq_pl.app.reporting import Notes
 from divconq_pl.data import RetrievalDataset
 from divconq_pl.lightning.callback import DivideConquerCallback
-from divconq_pl.metrics.retrieval import neighbours
 
 QUERIES, NEIGHBOURS = 10, 8
 
@@ -44,7 +43,9 @@ def draw_curves(folder: Path, notes: Notes) -> None:
         save_figure(curves(notes.epochs, [division["epoch"] for division in notes.divisions]), folder / "curves.png")
 
 
-def draw_gallery(folder: Path, embeddings: Sequence[Tensor], parts: Sequence[RetrievalDataset]) -> None:
+def draw_gallery(
+    folder: Path, embeddings: Sequence[Tensor], parts: Sequence[RetrievalDataset], nearest: Tensor
+) -> None:
     """Draw test queries with their nearest neighbours, ``gallery.png``: half of them are the worst.
 
     These are they with most wrong neighbours before the first right one.
@@ -53,9 +54,10 @@ def draw_gallery(folder: Path, embeddings: Sequence[Tensor], parts: Sequence[Ret
         folder: where the picture goes.
         embeddings: of the test images: one tensor (N, d), or one each for query and gallery.
         parts: the images embedded, likewise; more images than embeddings are left out at the end.
+        nearest: the first images found for each query, as the evaluation found them, shape (N, n).
     """
     queries, shown = parts[0], parts[-1]
-    found = neighbours(embeddings[0], embeddings[1] if len(embeddings) > 1 else None, k=NEIGHBOURS).cpu()
+    found = nearest[:, :NEIGHBOURS].cpu()
     rows, others = embeddings[0].cpu().float(), embeddings[-1].cpu().float()
     hits = shown.targets[found] == queries.targets[: len(found), None]
     first = (~hits).cumprod(1).sum(1)  # wrong neighbours before the first right one

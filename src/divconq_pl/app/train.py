@@ -144,7 +144,7 @@ def train_and_test(
     write_queries(folder, answers, asked.numpy())
     with timing(spent, "pictures"):
         pictures.draw_curves(folder / "pictures", notes)
-        pictures.draw_gallery(folder / "pictures", embeddings, data.tested)
+        pictures.draw_gallery(folder / "pictures", embeddings, data.tested, answers.nearest)
 
     results = collect_results(cfg, data, best, metrics, seconds, notes)
     results["per_class"] = list_classes(answers, asked, data.tested[0].classes)

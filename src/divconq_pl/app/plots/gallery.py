@@ -7,10 +7,14 @@ from functools import cache
 from textwrap import wrap
 
 import numpy as np
+from matplotlib.backend_bases import RendererBase
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.image import FigureImage
 from matplotlib.textpath import TextPath
+from matplotlib.transforms import Affine2D
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from divconq_pl.app.plots.montage import Picture, square
 from divconq_pl.errors import InputError
@@ -64,17 +68,17 @@ def gallery(
 
     width = 2 * _EDGE + _APART + (1 + found.shape[1]) * _CELL
     height = _HEADING + rows * (_CELL + _NAME) + _EDGE / 2
-    figure = Figure(figsize=(max(width, 5.5), height))
+    figure = Figure(figsize=(max(width, 5.5), height), dpi=_DPI)
     top = 1 - 0.3 / height
     figure.text(0.5, top, title, ha="center", va="center", fontsize=13, weight="bold")
     legend = (("✓ same class as the query", _RIGHT, 0.49, "right"), ("✗ another class", _WRONG, 0.53, "left"))
     for text, colour, x, side in legend:
         figure.text(x, top - 0.27 / height, text, ha=side, va="center", fontsize=9, color=colour)
 
-    # One picture of all images in one axes: an axes for each would take seconds.
+    # One picture of all images, pixel by pixel: an axes for each, or scaling it, would take seconds.
     left = (figure.get_figwidth() - width) / 2 + _EDGE
     page = np.full((round(height * _DPI), round(figure.get_figwidth() * _DPI), 3), 255, np.uint8)
-    axes = figure.add_axes((0, 0, 1, 1), zorder=-1)
+    axes = figure.add_axes((0, 0, 1, 1), zorder=-1, xlim=(0, figure.get_figwidth()), ylim=(height, 0))
     axes.set_axis_off()
     for row, query in enumerate(queries):
         y = _HEADING + row * (_CELL + _NAME)
@@ -99,8 +103,23 @@ def gallery(
             if not row:
                 head = f"{column}" if column else "query"
                 axes.text(middle, y - 0.12, head, fontsize=9, color=_QUERY, ha="center", gid="column")
-    axes.imshow(page, aspect="auto", extent=(0, figure.get_figwidth(), height, 0), interpolation="none")
+    figure.add_artist(_Page(figure, page))
     return figure
+
+
+class _Page(FigureImage):
+    """Pixels of a whole figure, put into it as they are, or scaled where it is drawn in another resolution."""
+
+    def __init__(self, figure: Figure, page: NDArray[np.uint8]) -> None:
+        super().__init__(figure, zorder=-2)
+        self.set_data(page)
+
+    def make_image(
+        self, renderer: RendererBase, magnification: float = 1.0, unsampled: bool = False
+    ) -> tuple[np.ndarray, float, float, Affine2D]:
+        width, height = (round(side * magnification) for side in renderer.get_canvas_width_height())
+        page = Image.fromarray(np.asarray(self.get_array())).resize((width, height))  # its own size costs nothing
+        return np.asarray(page.convert("RGBA"))[::-1], 0, 0, Affine2D()  # renderers begin at the bottom
 
 
 def shorten(name: object) -> str:
@@ -131,4 +150,5 @@ def _paste(page: NDArray[np.uint8], image: object, x: float, y: float, colour: s
 @cache
 def _measure(line: str) -> float:
     """Return how wide a line is, in inches."""
-    return max(0.01, float(TextPath((0, 0), line, size=_FONT).get_extents().width) / 72) if line.strip() else 0.01
+    outline = TextPath((0, 0), line, size=_FONT).vertices if line.strip() else np.empty((0, 2))
+    return max(0.01, float(np.ptp(outline[:, 0])) / 72) if len(outline) else 0.01
