@@ -65,6 +65,13 @@ def test_what_is_missing_is_named(said):
         assert message in line, arguments
 
 
+def test_help_may_be_cut_off_by_whoever_reads_it(tmp_path):
+    command = f"{sys.executable} {ROOT / 'train.py'} --help | head -1"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert result.stdout.startswith("Train an image-retrieval embedding")
+    assert result.stderr == ""
+
+
 @pytest.fixture
 def own(tmp_path):
     """A folder of a user's own configurations."""

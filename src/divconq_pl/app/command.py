@@ -71,6 +71,9 @@ def run_command(main: Callable[[DictConfig], Any], config_dir: Path, config_name
             hydra.main(version_base="1.3", config_path=str(config_dir.resolve()), config_name=config_name)(main)()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # whoever reads the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except SystemExit as stop:
         # The Trainer gives 1 for Ctrl-C, and 0 for SIGTERM, whose exception is known by its name: its module is slow.
         if type(stop).__name__ == "SIGTERMException" or isinstance(stop.__context__, KeyboardInterrupt):
