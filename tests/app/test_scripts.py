@@ -14,6 +14,11 @@ CASES = [
     (["train.py", "lss=margin"], 2, "there is no 'lss'; did you mean 'loss'?"),
     (["train.py", "dataset.root=images"], 2, "for a folder of your own images add dataset=image_folder"),
     (["train.py", "loss=margn"], 2, "there is no loss=margn; did you mean 'loss=margin'?"),
+    (
+        ["train.py", "seed=1", "callbacks=null"],
+        2,
+        "no callbacks=null; did you mean 'callbacks=none'? callbacks has",
+    ),
     (["train.py", "dataset=image_folder"], 2, "dataset.root is not given; add dataset.root=... to the command"),
     (["train.py", "backbone=timm"], 2, "backbone.name is not given; add backbone.name=... to the command"),
     (["train.py", "dataset=csv", "dataset.root=a/b"], 2, "dataset.root='a/b' does not exist: there is no 'a' in '"),

@@ -54,6 +54,12 @@ def explain(error: BaseException, arguments: list[str], config_dir: Path, config
         named = [link for link in chain if isinstance(link, OSError) and link.filename and link not in causes]
         return f"{named[-1].filename!r} {named[-1].strerror}" if named else f"the disk fails: {_join_lines(error)}"
     text = _join_lines(error)
+    if text.startswith("Config group override must be a string or a list"):
+        for group, value in (argument.split("=", 1) for argument in arguments if "=" in argument):
+            if value in ("", "null") and (config_dir / group).is_dir():
+                names = sorted(path.stem for path in (config_dir / group).glob("*.yaml"))
+                meant = [f"{group}=none"] if "none" in names else []
+                return f"there is no {group}={value}; {_list_existing(meant, names, group)}"
     if key := re.match(r"Could not override '([\w./@-]+)'|.*[Kk]ey '([\w.]+)' is not in struct", text):
         nested = re.search(r"full_key: ([\w.]+)", " ".join(map(str, chain)))  # in a mapping that was given as a whole
         wrong = max(filter(None, (key[1], key[2], nested and nested[1])), key=len)
