@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy.special import stdtrit  # Student's t, without scipy.stats, which takes long to import
 
 from divconq_pl.app.results import name_setting
 
@@ -104,7 +104,7 @@ def pair_over_classes(values: ArrayLike, others: ArrayLike, classes: ArrayLike) 
 
 
 def _with_interval(mean: float, error: float, count: int, over: str) -> Difference:
-    reach = error * float(stats.t.ppf((1 + _CONFIDENCE) / 2, count - 1)) if count > 1 else math.nan
+    reach = error * float(stdtrit(count - 1, (1 + _CONFIDENCE) / 2)) if count > 1 else math.nan
     return Difference(mean, mean - reach, mean + reach, over)
 
 
