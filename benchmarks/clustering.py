@@ -23,7 +23,7 @@ from divconq_pl.core.kmeans import kmeans
 SIZES = [(59_551, 2048, 8, 1.8), (1_000_000, 128, 32, 1.0)]
 """Rows, width, clusters, and the seconds it should take."""
 
-WHY = "of a million rows 45 % goes to the starts, 30 % to 131,072 rows, 15 % to assigning all; at load 14 and more"
+WHY = "of a million rows a third goes to the starts, a third to 131,072 rows, a fifth to assigning all"
 WHY_LESS = "one draw of many optima; see the differences over data sets and seeds"
 MANY = 200_000
 """Rows from which on only what is quick takes part."""

@@ -17,7 +17,7 @@ from divconq_pl.errors import InputError
 Backend = Literal["auto", "faiss", "torch"]
 
 _START_ROWS_PER_CLUSTER = 128
-_RESTART_ROWS_PER_CLUSTER = 1024
+_RESTART_ROWS_PER_CLUSTER = 512
 _RESTART_ROWS = 2**14  # in all, at least: the few means of few clusters need them, too
 _SETTLED = 0.001
 
@@ -36,7 +36,7 @@ def kmeans(
 ) -> Tensor:
     """Assign every row of ``features`` to one of ``num_clusters`` clusters, none of them empty.
 
-    In two stages: several starts by k-means++ are followed on a sample of 1,024 rows for each cluster (16,384 or more),
+    In two stages: several starts by k-means++ are followed on a sample of 512 rows for each cluster (16,384 or more),
     and the one with the lowest inertia goes on with all rows until no more than one in a thousand changes its cluster.
     On all rows each start would take longer than both stages, and find clusters no better (docs/benchmarks.md). With no
     more rows than that there is one stage, and from given ``centres`` the second alone. The same seed gives the same
