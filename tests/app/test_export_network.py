@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 
 import pytest
@@ -71,6 +72,11 @@ def test_every_file_gives_the_checkpoints_embeddings_and_neighbours(export, tmp_
     assert "| recall_at_1 | 77.5 % |" in card
     assert "Trained from a random start" in card
     assert str(tmp_path) not in card
+
+    names = {"__name__": "page"}  # what the page does with these files
+    for code in re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "take-away.md").read_text(), re.DOTALL):
+        exec(compile(code, "take-away.md", "exec"), names)
+    assert names["embeddings"].shape == (5, 8)
 
 
 @pytest.mark.parametrize(

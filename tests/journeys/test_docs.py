@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text()
 PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))} | {"README.md": README}
 EVERYTHING = "\n".join(PAGES.values())
 
-NEED_A_RUN = {"searching.md", "take-away.md"}
+NEED_A_RUN = {"searching.md"}
 """Pages whose Python begins with a trained network; tests/search and tests/inference do what they show."""
 
 
@@ -76,6 +76,12 @@ def _sweep(overrides):
 def test_every_evaluate_command_composes(arguments):
     with initialize_config_dir(CONF, version_base="1.3"):
         assert compose("evaluate", overrides(arguments)).checkpoint
+
+
+@pytest.mark.parametrize("arguments", commands("export"), ids=" ".join)
+def test_every_export_command_composes(arguments):
+    with initialize_config_dir(CONF, version_base="1.3"):
+        assert compose("export", overrides(arguments)).checkpoint
 
 
 @pytest.mark.parametrize("arguments", commands("search"), ids=" ".join)
