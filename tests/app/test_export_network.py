@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from checkpoints import GLYPHS, write_checkpoint
+from PIL import Image
 from programs import ROOT, contents, refusal
 
 import divconq_pl
@@ -122,7 +123,7 @@ def test_what_differs_is_not_written(export, tmp_path, monkeypatch):
     [
         ([], "no checkpoint given; use checkpoint=PATH"),
         (["checkpoint=nowhere"], "checkpoint='nowhere' is not a file"),
-        (["checkpoint=net.ckpt", "formats=[onx]"], "formats=onx is unknown; choose of onnx, torch_export, safetensors"),
+        (["checkpoint=net.ckpt", "formats=onx"], "formats=onx is unknown; choose of onnx, torch_export, safetensors"),
         (["checkpoint=net.ckpt", "formats=[]"], "formats=[] writes nothing"),
         (["checkpoint=net.ckpt", "folder=full"], "folder='full' exists, and nothing is overwritten"),
         (["checkpoint=net.ckpt", "images=empty"], "'empty' holds no image"),
@@ -139,6 +140,19 @@ def test_wrong_input_is_said_in_one_line(export, tmp_path, arguments, said):
     assert said in line
     assert "on_bad_image" not in line
     assert contents(tmp_path) == before
+
+
+def test_a_folder_of_few_images_is_enough(export, tmp_path, monkeypatch):
+    path = write_checkpoint(tmp_path / "net.ckpt")
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "images" / "one.png")
+    compared = []
+    right = export_network.write_files
+    monkeypatch.setattr(export_network, "write_files", lambda *given: compared.append(given[-1]) or right(*given))
+    code, out, err = export(f"checkpoint={path}", "formats=safetensors", "images=images")
+    assert code == 0, err
+    assert "Compared on images of images, in batches of 1, 2, 5" in out
+    assert compared[0].shape == (5, 3, 24, 24)
 
 
 def test_a_damaged_folder_is_named(export, tmp_path):

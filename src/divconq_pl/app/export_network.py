@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -38,7 +38,7 @@ BATCHES = (1, 2, 5)
 
 HINTS = {
     "checkpoint": str,
-    "formats": list[str],
+    "formats": str | list[str],
     **dict.fromkeys(("folder", "images"), str | None),
     **dict.fromkeys(("backbone", "transform"), object | None),
     "channels": int,
@@ -62,10 +62,10 @@ def main(cfg: DictConfig) -> None:
     folder = Path(cfg.folder).expanduser() if cfg.folder else choose_folder(path)
     images = collect_images(embedder, cfg.images)
     with staged(folder) as place:
-        differences = write_files(embedder, place, list(cfg.formats), images)
+        differences = write_files(embedder, place, list_formats(cfg), images)
         card = describe_network(content, find_run(path), differences, TOLERANCE)
         (place / "README.md").write_text(card, encoding="utf-8")
-    what = f"{len(images)} images of {cfg.images}" if cfg.images else f"{len(images)} random images"
+    what = f"images of {cfg.images}" if cfg.images else "random images"
     for name, difference in differences.items():
         print(f"{folder / name}: differs by {difference:.1e} from the checkpoint (allowed: {TOLERANCE:.0e})")
     sizes = ", ".join(map(str, BATCHES))
@@ -81,15 +81,21 @@ def check_config(cfg: DictConfig) -> None:
     if OmegaConf.is_missing(cfg, "checkpoint"):
         raise InputError("no checkpoint given; use checkpoint=PATH, the folder of a run or a file in its 'checkpoints'")
     check_values(cfg, **HINTS)
-    if not cfg.formats:
+    formats = list_formats(cfg)
+    if not formats:
         raise InputError(f"formats=[] writes nothing; choose of {', '.join(NEEDS)}")
-    for name in cfg.formats:
+    for name in formats:
         if name not in NEEDS:
             raise InputError(f"formats={name} is unknown; choose of {', '.join(NEEDS)}")
         try:
             require_packages(f"formats={name}", "export", *NEEDS[name])
         except ModuleNotFoundError as error:
             raise InputError(str(error)) from error
+
+
+def list_formats(cfg: DictConfig) -> list[str]:
+    """Return the formats that are asked for, one or a list."""
+    return [cfg.formats] if isinstance(cfg.formats, str) else list(cfg.formats)
 
 
 def find_run(path: Path) -> Path:
@@ -103,14 +109,14 @@ def choose_folder(path: Path) -> Path:
 
 
 def collect_images(embedder: Embedder, folder: str | None) -> Tensor:
-    """Return a few images as the network takes them: the first of a folder, or random ones.
+    """Return a few images as the network takes them: the first of a folder, over again if it has fewer, or random ones.
 
     Raises:
         InputError: if there is no image, or one cannot be read.
     """
     if folder is not None:
         try:
-            return torch.stack([embedder.preprocess(file) for file in islice(list_files(folder), max(BATCHES))])
+            return torch.stack([embedder.preprocess(file) for file in islice(cycle(list_files(folder)), max(BATCHES))])
         except UnreadableImageError as error:
             raise InputError(str(error)) from error
     height, width = embedder.image_size or (64, 64)
