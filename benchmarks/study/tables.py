@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from rows import METHODS, PLAIN, Row, all_rows
-from scipy import stats
+
+from divconq_pl.app.differences import pair_over_seeds
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("results.csv")
@@ -56,11 +57,8 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
         >>> mean, round(half, 2)
         (2.0, 2.48)
     """
-    count = len(differences)
-    if count < 2:
-        return differences[0], math.inf
-    half = stats.t.ppf(0.975, count - 1) * statistics.stdev(differences) / math.sqrt(count)
-    return statistics.fmean(differences), float(half)
+    found = pair_over_seeds(differences, [0.0] * len(differences))
+    return found.mean, math.inf if math.isnan(found.low) else found.high - found.mean
 
 
 def values(results: Results, row: Row, column: str) -> dict[int, float]:

@@ -64,7 +64,7 @@ def test_what_cannot_be_compared_is_said_in_one_line(make_run, tmp_path, capsys)
     with pytest.raises(SystemExit) as stop:
         main([str(one), str(tmp_path / "nowhere")])
     assert stop.value.code == 2
-    assert "error: " in capsys.readouterr().err
+    assert "error: '" + str(tmp_path / "nowhere") + "' is no folder" in capsys.readouterr().err
 
 
 def test_the_folder_of_a_sweep_stands_for_a_table_of_its_settings(make_run, tmp_path, capsys):

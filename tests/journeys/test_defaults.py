@@ -52,7 +52,7 @@ def choices():
     yield "train", "train", []
     yield "evaluate", "evaluate", []
     for file in sorted(CONF.glob("*/*.yaml")):
-        if file.parent.name != "experiment":  # an experiment is what differs
+        if file.parent.name not in ("experiment", "debug"):  # which are what differs
             choice = f"{file.parent.name}={file.stem}"
             yield choice, "train", [choice]
 

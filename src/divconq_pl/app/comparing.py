@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     folders = [Path(folder) for folder in given.folders]
     try:
+        if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+            raise InputError(f"{missing[0]!r} is no folder; give those of runs or of sweeps")
         if any(is_sweep(folder) for folder in folders):
             report_sweep(folders, Path(given.to or folders[0]))
         else:

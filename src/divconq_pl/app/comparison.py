@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,6 +182,10 @@ def _leave_out_unfinished(checkpoints: list[Path]) -> list[Path]:
     finished = [path for path in checkpoints if (path.parents[1] / RESULTS_FILE).is_file()]
     if not finished or len(finished) == len(checkpoints):  # none has results where only checkpoints were copied
         return checkpoints
-    names = ", ".join(str(path.parents[1]) for path in checkpoints if path not in finished)
-    warnings.warn(f"left out, since not finished: {names}; name its checkpoint to evaluate it", stacklevel=2)
+    _warn_of_left_out(", ".join(str(path.parents[1]) for path in checkpoints if path not in finished))
     return finished
+
+
+@cache  # checkpoints are looked for before anything slow is imported, and again when it is
+def _warn_of_left_out(names: str) -> None:
+    warnings.warn(f"left out, since not finished: {names}; name its checkpoint to evaluate it", stacklevel=1)
