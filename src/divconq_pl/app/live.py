@@ -28,7 +28,7 @@ class ShowDivisions(pl.Callback):
 
     def __init__(self, folder: Path, images: RetrievalDataset, divide: DivideConquerCallback) -> None:
         self._folder, self._images, self._divide = folder, images, divide
-        self._shown = 0
+        self._shown = self._drawn = 0
         self.seconds: dict[str, float] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -39,8 +39,14 @@ class ShowDivisions(pl.Callback):
         """Draw a division that is new."""
         if len(self._divide.history) > self._shown and trainer.is_global_zero and take_pictures(trainer.loggers):
             with timing(self.seconds, LIVE):
-                pictures.draw_divisions(self._folder, self._images, self._divide)
+                self.draw_last()
                 drawn = [self._folder / "tree.png", self._folder / "clusters.png"]
                 epoch = self._divide.history[-1]["epoch"]
                 show_pictures(trainer.loggers, drawn, step=trainer.global_step, folder=f"pictures/epoch {epoch}")
         self._shown = len(self._divide.history)
+
+    def draw_last(self) -> None:
+        """Draw the last division, where that has not been done yet."""
+        if self._drawn < len(self._divide.history):
+            pictures.draw_divisions(self._folder, self._images, self._divide)
+            self._drawn = len(self._divide.history)

@@ -46,7 +46,7 @@ from divconq_pl.data import RetrievalDataModule
 from divconq_pl.data.dataset import TestProtocol
 from divconq_pl.inference.checkpoints import CONFIG_KEY, check_fit, read_checkpoint
 from divconq_pl.inference.finding import find_newest
-from divconq_pl.lightning._trainer.processes import end_processes
+from divconq_pl.lightning._trainer.processes import ending_processes
 from divconq_pl.lightning.callback import DivideConquerCallback
 from divconq_pl.lightning.journal import PlainJournal
 from divconq_pl.lightning.module import DivideConquerModule
@@ -93,65 +93,36 @@ def main(cfg: DictConfig) -> float:
         live = ShowDivisions(folder / "pictures", data.splits.train, divide)
     trainer = make_trainer(cfg, divide, best, live)
     rank_zero_info("\n".join(describe_plan(trainer, module, data, divide)))
-    try:
-        return train_and_test(cfg, trainer, module, data, divide, best, live)
-    finally:
-        end_processes(trainer)
+    with ending_processes(trainer):
+        try:
+            seconds = fit(cfg, trainer, module, data)
+        except (SystemExit, Exception):
+            if trainer.is_global_zero:
+                report_run(folder, cfg, data, collect_notes(trainer))  # of what there is
+            raise
+        notes = collect_notes(trainer)  # the test restores those of the best epoch
+        spent = {} if live is None else live.seconds
+        with timing(spent, "pictures"):
+            if live is not None and trainer.is_global_zero:
+                live.draw_last()
 
+        best_path = best.best_model_path if best else ""  # also empty if validation is switched off
+        with timing(spent, "the test"):
+            embeddings, metrics, answers = test(cfg, trainer, module, data, best_path)
+        if not trainer.is_global_zero:  # of several processes one writes
+            return float(metrics.get("test/recall_at_1", float("nan")))
+        asked = data.tested[0].targets[: len(answers.nearest)]
+        write_queries(folder, answers, asked.numpy())
+        with timing(spent, "pictures"):
+            pictures.draw_curves(folder / "pictures", notes)
+            pictures.draw_gallery(folder / "pictures", embeddings, data.tested, answers.nearest)
 
-def train_and_test(
-    cfg: DictConfig,
-    trainer: pl.Trainer,
-    module: DivideConquerModule,
-    data: RetrievalDataModule,
-    divide: ExactResume,
-    best: ModelCheckpoint | None,
-    live: ShowDivisions | None,
-) -> float:
-    """Train what :func:`main` has built, test its best epoch, and leave everything in the run folder.
-
-    Args:
-        cfg: the configuration.
-        trainer: the Trainer.
-        module: the network.
-        data: the images.
-        divide: the callback that divides, or makes resuming exact.
-        best: the callback that keeps the best epoch, if the run validates.
-        live: the callback that draws divisions while the run goes on, if it divides.
-
-    Returns:
-        See :func:`main`.
-    """
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
-        seconds = fit(cfg, trainer, module, data)
-    except (SystemExit, Exception):
-        if trainer.is_global_zero:
-            report_run(folder, cfg, data, collect_notes(trainer))  # of what there is
-        raise
-    notes = collect_notes(trainer)  # the test restores those of the best epoch
-    spent = {} if live is None else live.seconds
-    with timing(spent, "pictures"):
-        if isinstance(divide, DivideConquerCallback) and trainer.is_global_zero:
-            pictures.draw_divisions(folder / "pictures", data.splits.train, divide)
-
-    best_path = best.best_model_path if best else ""  # also empty if validation is switched off
-    with timing(spent, "the test"):
-        embeddings, metrics, answers = test(cfg, trainer, module, data, best_path)
-    if not trainer.is_global_zero:  # of several processes one writes
-        return float(metrics.get("test/recall_at_1", float("nan")))
-    asked = data.tested[0].targets[: len(answers.nearest)]
-    write_queries(folder, answers, asked.numpy())
-    with timing(spent, "pictures"):
-        pictures.draw_curves(folder / "pictures", notes)
-        pictures.draw_gallery(folder / "pictures", embeddings, data.tested, answers.nearest)
-
-    results = collect_results(cfg, data, best, metrics, seconds, notes)
-    results["per_class"] = list_classes(answers, asked, data.tested[0].classes)
-    table = report(folder, results)
-    finish(trainer.loggers, sorted((folder / "pictures").glob("*.png")), table, step=trainer.global_step)
-    report_run(folder, cfg, data, notes, module=module, embeddings=embeddings, answers=answers, seconds=spent)
-    return score(results, cfg.checkpoint.monitor)
+        results = collect_results(cfg, data, best, metrics, seconds, notes)
+        results["per_class"] = list_classes(answers, asked, data.tested[0].classes)
+        table = report(folder, results)
+        finish(trainer.loggers, sorted((folder / "pictures").glob("*.png")), table, step=trainer.global_step)
+        report_run(folder, cfg, data, notes, module=module, embeddings=embeddings, answers=answers, seconds=spent)
+        return score(results, cfg.checkpoint.monitor)
 
 
 def check_config(cfg: DictConfig) -> None:

@@ -55,10 +55,10 @@ def render(material: Material) -> str:
     )
 
 
-def make_environment() -> Environment:
-    """Return what templates are rendered with; whatever they are given is escaped."""
+def make_environment(package: str = "divconq_pl.report") -> Environment:
+    """Return what the templates of a package are rendered with; whatever they are given is escaped."""
     environment = Environment(
-        loader=PackageLoader("divconq_pl.report"),
+        loader=PackageLoader(package),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from divconq_pl.data.decoding import UnreadableImageError, printable, read_rgb
 from divconq_pl.files import write_atomically
+from divconq_pl.report.page import make_environment
 from divconq_pl.report.thumbnails import encode
 from divconq_pl.search.index import Match
 
@@ -53,13 +52,7 @@ def name_below(path: Path, root: Path) -> str:
 
 def render(template: str, **values: object) -> str:
     """Render a page; all names in it are escaped."""
-    environment = Environment(
-        loader=PackageLoader("divconq_pl.search"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = make_environment("divconq_pl.search")
     environment.filters["printable"] = lambda path: printable(str(path))
     return environment.get_template(template).render(**values)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -38,25 +39,30 @@ def unwrap_sampler(sampler: Any) -> Any:
     return inside._sampler if isinstance(sampler, DistributedSamplerWrapper) else sampler
 
 
-def end_processes(trainer: pl.Trainer) -> None:
-    """Wait for the processes that a Trainer has started, and leave their group, so that another one can start its own.
+@contextmanager
+def ending_processes(trainer: pl.Trainer) -> Iterator[None]:
+    """Wait at the end for processes that a Trainer has started, and leave their group, so that others can be started.
 
     After an exception they are killed: they may wait for this process forever. Lightning's observer, which would kill
     this process along with them, is left nothing to observe.
 
     Args:
-        trainer: the Trainer, after its last fit or prediction.
+        trainer: the Trainer, whose fits and predictions are inside.
     """
-    launcher = trainer.strategy.launcher
-    if isinstance(launcher, _SubprocessScriptLauncher) and launcher.procs:
-        started = launcher.procs[:]
-        failed = sys.exc_info()[0] is not None
-        if failed:
-            launcher.procs.clear()
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher) and launcher.procs:
+            started = launcher.procs[:]
+            if failed:
+                launcher.procs.clear()
+                for process in started:
+                    process.send_signal(signal.SIGKILL)
             for process in started:
-                process.send_signal(signal.SIGKILL)
-        for process in started:
-            process.wait()
-        launcher.procs.clear()
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+                process.wait()
+            launcher.procs.clear()
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
