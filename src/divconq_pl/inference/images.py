@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from divconq_pl.data.decoding import MAX_MEGAPIXELS, convert_to_rgb, image_extensions, printable, read_rgb
-from divconq_pl.data.samples import is_visible, list_images
+from divconq_pl.data.listing import walk
 from divconq_pl.errors import InputError
 
 AnyImage: TypeAlias = "str | Path | BinaryIO | Image.Image | NDArray[np.uint8] | Tensor"
@@ -28,21 +29,13 @@ KINDS = (
 def list_files(folder: str | Path) -> list[str]:
     """List the images in a folder and in all folders below it, sorted by path; hidden ones are left out.
 
-    Args:
-        folder: the folder. A link to a folder below it is not followed.
-
     Returns:
         Their paths, each of which begins with ``folder``.
 
     Raises:
         InputError: if there is no such folder, or no image in it.
     """
-    if not Path(folder).is_dir():
-        raise InputError(f"{printable(str(folder))!r} is no folder of images")
-    found: list[str] = []
-    for here, folders, _ in os.walk(folder):
-        folders[:] = filter(is_visible, folders)
-        found += list_images(Path(here))
+    found = [os.path.join(folder, os.fsdecode(file.path)) for file in walk(Path(folder), Counter())]
     if not found:
         ends = " ".join(image_extensions())
         raise InputError(f"{printable(str(folder))!r} holds no image, neither itself nor below; images end in {ends}")

@@ -16,11 +16,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from divconq_pl.data.decoding import UnreadableImageError, image_extensions, printable, read_rgb
+from divconq_pl.data.listing import walk
 from divconq_pl.data.samples import describe_passed_over, join_first
 from divconq_pl.errors import InputError
 from divconq_pl.metrics.neighbours import check_unit_rows
 from divconq_pl.search import nearest
-from divconq_pl.search.listing import walk
 from divconq_pl.search.store import Coarse, Model, State, Store
 
 Embed = Callable[[Sequence[Any]], Tensor]

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from divconq_pl.data.listing import Found
 from divconq_pl.errors import InputError
-from divconq_pl.search.listing import Found
 
 FILE = "images.sqlite"
 VERSION = 1

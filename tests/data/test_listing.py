@@ -7,7 +7,7 @@ import pytest
 from pixels import draw_images
 
 from divconq_pl import InputError
-from divconq_pl.search.listing import walk
+from divconq_pl.data.listing import walk
 
 
 def test_images_are_found_however_deep_and_other_files_are_counted(tmp_path):
