@@ -137,6 +137,15 @@ def test_a_checkpoint_that_moved_has_to_be_named(program, run, images, tmp_path)
     assert program("index=index", query, "checkpoint=moved")[0] == 0
 
 
+@pytest.fixture
+def interruptible():
+    """Let Ctrl-C interrupt, which a shell takes from programs that it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_the_page_is_served_until_it_is_interrupted(program, run, images, monkeypatch):
     program("index=index", f"checkpoint={run}", "images=images")
     sites, pages = [], []
