@@ -5,6 +5,7 @@ import runpy
 import signal
 import sys
 import warnings
+from importlib import import_module
 
 import pytest
 import torch
@@ -49,7 +50,11 @@ def call(monkeypatch, capfd, workplace):
         monkeypatch.setattr(sys, "argv", [script, *arguments])
         code = 0
         try:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
+            if script.startswith("divconq-"):
+                scripts = import_module("divconq_pl.app.scripts")
+                getattr(scripts, script.removeprefix("divconq-"))(ROOT / "conf")
+            else:
+                runpy.run_path(str(ROOT / script), run_name="__main__")
         except SystemExit as stop:
             code = stop.code
         return code, *capfd.readouterr()

@@ -1,9 +1,7 @@
 """What divconq-export writes embeds as the checkpoint does, is whole or not there, and says what it is."""
 
 import json
-import logging
 import re
-import sys
 
 import pytest
 import torch
@@ -13,26 +11,13 @@ from PIL import Image
 from programs import ROOT, contents, refusal
 
 import divconq_pl
-from divconq_pl.app import export_network, scripts
+from divconq_pl.app import export_network
 
 
 @pytest.fixture
-def export(monkeypatch, capfd):
+def export(call):
     """Run the program in this process, with its configuration in the repository."""
-    handlers = logging.root.handlers[:]
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-
-    def export(*arguments):
-        monkeypatch.setattr(sys, "argv", ["divconq-export", *map(str, arguments)])
-        code = 0
-        try:
-            scripts.export(ROOT / "conf")
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capfd.readouterr()
-
-    yield export
-    logging.root.handlers[:] = handlers
+    return lambda *arguments: call("divconq-export", *map(str, arguments))
 
 
 def run_onnx(path, images):

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import sys
 import threading
 import time
 from http.client import HTTPConnection
@@ -10,26 +9,17 @@ from http.client import HTTPConnection
 import pytest
 from checkpoints import write_checkpoint
 from pixels import draw_images
-from programs import ROOT, contents, refusal
+from programs import contents, refusal
 
 import divconq_pl
-from divconq_pl.app import scripts, search
+from divconq_pl.app import search
 from divconq_pl.search import Model
 from divconq_pl.search.building import update_index
 
 
 @pytest.fixture
-def program(monkeypatch, capfd):
-    def program(*arguments):
-        monkeypatch.setattr(sys, "argv", ["divconq-search", *map(str, arguments)])
-        code = 0
-        try:
-            scripts.search(ROOT / "conf")
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capfd.readouterr()
-
-    return program
+def program(call):
+    return lambda *arguments: call("divconq-search", *map(str, arguments))
 
 
 @pytest.fixture
