@@ -30,6 +30,7 @@ def test_every_file_gives_the_checkpoints_embeddings_and_neighbours(export, tmp_
     run = tmp_path / "run"
     path = write_checkpoint(run / "checkpoints" / "best.ckpt", transform=GLYPHS, channels=1, image_size=16)
     figures = {"epoch": 3, "test/recall_at_1": 0.775, "test/images": 20, "test/classes": 5, "selection": "validation"}
+    figures["protocol"] = "closed"
     (run / "results.json").write_text(json.dumps(figures))
     code, out, err = export(f"checkpoint={run}")
     assert code == 0, err
@@ -55,6 +56,7 @@ def test_every_file_gives_the_checkpoints_embeddings_and_neighbours(export, tmp_
     _, front, card = (run / "export" / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(front)["license"] == "unknown"
     assert yaml.safe_load(front)["model-index"][0]["results"][0]["metrics"] == [{"type": "recall_at_1", "value": 0.775}]
+    assert "New images of classes that were trained on: 20 images of 5 classes; best epoch by validation" in card
     assert "| recall_at_1 | 77.5 % |" in card
     assert "Trained from a random start" in card
     assert str(tmp_path) not in card

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from divconq_pl.app.results import RESULTS_FILE, SELECTIONS
+from divconq_pl.app.results import RESULTS_FILE, SELECTIONS, describe_images, describe_protocol
 from divconq_pl.inference.checkpoints import CONFIG_KEY
 
 _FIGURES = ("recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "map_at_r", "r_precision")
@@ -70,7 +70,7 @@ def _list_files(differences: Mapping[str, float], tolerance: float) -> str:
 def _list_figures(results: Mapping[str, Any], figures: Mapping[str, float]) -> str:
     if not figures:
         return "Unknown: the run has left no results of this epoch."
-    heading = f"{results['test/images']} images of {results['test/classes']} classes that were not trained on"
+    heading = f"{describe_protocol([results])}: {describe_images([results])}"
     if selection := SELECTIONS.get(str(results.get("selection"))):
         heading += f"; {selection}"
     rows = [f"| {key} | {100 * value:.1f} % |" for key, value in figures.items()]

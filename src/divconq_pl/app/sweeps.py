@@ -21,6 +21,7 @@ from divconq_pl.app.results import (
     average_over_seeds,
     collect_runs,
     describe_images,
+    describe_protocol,
     describe_selection,
     name_setting,
     without_repetition,
@@ -82,8 +83,9 @@ def report_sweep(folders: Sequence[Path], to: Path) -> None:
     if not runs:
         raise InputError(f"no run of {' '.join(map(str, folders))} has finished yet, so there is nothing to compare")
     rows = summarise(runs)
-    title = filter(None, (f"Results of {' '.join(map(str, folders))}", describe_selection(runs), describe_images(runs)))
-    table = lay_out(rows, ", ".join(title))
+    said = (describe_protocol(runs), describe_selection(runs), describe_images(runs))
+    title = ", ".join(filter(None, (f"Results of {' '.join(map(str, folders))}", *said)))
+    table = lay_out(rows, title)
     print_table(_to_screen(table))
     common = set.intersection(*(set(row.get("overrides") or []) for row in rows))
     for folder in folders:
