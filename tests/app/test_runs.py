@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -68,11 +69,15 @@ def test_the_question_is_answered_with_both_figures_and_an_interval(make_run, mo
     assert "+50.0 points, 95 % interval over 3 test classes" in said
 
 
-def test_without_a_plain_run_the_command_is_given_that_makes_one(make_run):
+@pytest.mark.parametrize(
+    ("typed", "program"), [("train.py", "python train.py"), ("/bin/divconq-train", "divconq-train")]
+)
+def test_without_a_plain_run_the_command_is_given_that_makes_one(make_run, monkeypatch, typed, program):
+    monkeypatch.setattr(sys, "argv", [typed])
     said = judge(Run.read(make_run("a/1", [1, 1], divide=DIVIDED)))
-    assert said.endswith("to find out: python train.py loss=margin divide=none")
+    assert said.endswith(f"to find out: {program} loss=margin divide=none")
     said = judge(Run.read(make_run("b/1", [1, 1])))
-    assert said.endswith("to compare: python train.py -m divide=none,hierarchical loss=margin")
+    assert said.endswith(f"to compare: {program} -m divide=none,hierarchical loss=margin")
 
 
 def test_runs_on_other_images_are_not_compared_query_by_query(make_run):

@@ -90,7 +90,7 @@ def spell_run(hydra: Any, *more: str) -> str:
         hydra: what Hydra knows of the run.
         more: further overrides, in place of those of the same keys.
     """
-    return f"{_name_program()} {shlex.join(list_arguments(hydra, *more))}"
+    return f"{name_program()} {shlex.join(list_arguments(hydra, *more))}"
 
 
 def spell_sweep(hydra: Any) -> str:
@@ -99,7 +99,7 @@ def spell_sweep(hydra: Any) -> str:
         text for text in _to_list(hydra.overrides.hydra) if not text.startswith(("hydra.mode=", "hydra.sweep.dir="))
     ]
     arguments = ["-m", *list_arguments(hydra), *given, f"hydra.sweep.dir={hydra.sweep.dir}"]
-    return f"{_name_program()} {shlex.join(arguments)}"
+    return f"{name_program()} {shlex.join(arguments)}"
 
 
 def list_arguments(hydra: Any, *more: str) -> list[str]:
@@ -193,6 +193,7 @@ def _to_list(overrides: Any) -> list[str]:
     return list(map(str, content))
 
 
-def _name_program() -> str:
+def name_program() -> str:
+    """Return what was typed to start this program: ``python train.py``, or the name of a command."""
     program = sys.argv[0]
     return shlex.join(["python", program]) if program.endswith(".py") else Path(program).name
