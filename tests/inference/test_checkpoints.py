@@ -118,7 +118,10 @@ def test_a_damaged_file_is_named_whatever_it_holds(tmp_path):
             read_checkpoint(path)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}, {CONFIG_KEY: {}}, torch.zeros(3)])
+ODD = {CONFIG_KEY: {"module": [{"embedding_dim": torch.zeros(2)}]}, "state_dict": {}}
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}}, {CONFIG_KEY: {}}, torch.zeros(3), ODD])
 def test_what_train_py_did_not_write_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(InputError, match="holds no configuration"):

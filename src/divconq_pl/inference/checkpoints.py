@@ -46,9 +46,19 @@ def read_checkpoint(path: str | Path, key: str = "checkpoint") -> dict[str, Any]
         raise InputError(
             f"{key}={str(path)!r} is damaged or not a checkpoint of train.py; it cannot be read safely"
         ) from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), dict) for k in (CONFIG_KEY, "state_dict")):
+    parts = [content.get(k) if isinstance(content, dict) else None for k in (CONFIG_KEY, "state_dict")]
+    if not all(isinstance(part, dict) for part in parts) or not _is_plain(parts[0]):
         raise InputError(f"{key}={str(path)!r} holds no configuration; it must be one that train.py wrote")
     return content
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value is what a YAML file may hold."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str | int | float) and _is_plain(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 @contextmanager
