@@ -46,10 +46,11 @@ def read_checkpoint(path: str | Path, key: str = "checkpoint") -> dict[str, Any]
         raise InputError(
             f"{key}={str(path)!r} is damaged or not a checkpoint of train.py; it cannot be read safely"
         ) from error
-    parts = [content.get(k) if isinstance(content, dict) else None for k in (CONFIG_KEY, "state_dict")]
+    entries = content if isinstance(content, dict) else {}
+    parts = [entries.get(name) for name in (CONFIG_KEY, "state_dict")]
     if not all(isinstance(part, dict) for part in parts) or not _is_plain(parts[0]):
         raise InputError(f"{key}={str(path)!r} holds no configuration; it must be one that train.py wrote")
-    return content
+    return entries
 
 
 def _is_plain(value: Any) -> bool:
