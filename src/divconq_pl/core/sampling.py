@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from heapq import heapify, heappop, heappush
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from divconq_pl.core.cluster_stream import ClusterStream, Draw, group_images
 from divconq_pl.errors import InputError
 
 Allotment = Literal["proportional", "equal"]
-
-Draw = Literal["images", "classes"]
 
 
 class ClusterBatchSampler(Sampler[list[int]]):
@@ -89,16 +87,11 @@ class ClusterBatchSampler(Sampler[list[int]]):
         self._draw: Draw = draw
         self._seed = seed
         self._rank, self._world_size = rank, world_size
-        self._clusters = _images_by_class(assignment, labels, torch.Generator().manual_seed(seed))
-        of = None if weights is None else weights.tolist()
-        self._weights = [
-            [float(len(images)) if of is None else sum(of[i] for i in images) for images in classes]
-            for classes in self._clusters
-        ]
-        usable = sum(len(images) for classes in self._clusters for images in classes)
+        self._clusters = group_images(assignment, labels, weights, torch.Generator().manual_seed(seed))
+        usable = sum(len(cluster.images) for cluster in self._clusters)
         self._length = max(len(self._clusters), usable // (batch_size * world_size)) if length is None else length
-        self.allotted = allot([sum(classes) for classes in self._weights], self._length, allotment)
-        self._streams: list[ClusterStream] = []
+        self.allotted = allot([sum(cluster.weights) for cluster in self._clusters], self._length, allotment)
+        self._streams: dict[int, ClusterStream] = {}  # of the clusters that were asked for
         self._epoch = -1
         self.set_epoch(first_epoch)
 
@@ -110,7 +103,7 @@ class ClusterBatchSampler(Sampler[list[int]]):
     @property
     def schedule(self) -> list[int]:
         """The cluster of each batch of the current epoch."""
-        return list(self._schedule)
+        return [cluster for cluster, _ in self._turns]
 
     def set_epoch(self, epoch: int) -> None:
         """Turn to the batches of ``epoch``, which depend on nothing but the arguments and the epoch.
@@ -125,8 +118,8 @@ class ClusterBatchSampler(Sampler[list[int]]):
         if epoch == self._epoch:
             return
         self._epoch = epoch
-        self._schedule = interleave(self.allotted, random.Random(f"{self._seed} schedule {epoch}"))
-        self._batches: list[list[int]] = []  # those that were asked for so far
+        self._turns = interleave(self.allotted, random.Random(f"{self._seed} schedule {epoch}"))
+        self._batches: dict[int, list[int]] = {}  # those that were asked for so far
         self.start = 0
 
     def __len__(self) -> int:
@@ -145,33 +138,24 @@ class ClusterBatchSampler(Sampler[list[int]]):
 
     def images_of_all(self, batch: int) -> list[int]:
         """Return the images of a batch of the current epoch, those of process 0 first, then those of the others."""
-        if not self._batches:
-            self._catch_up()
-        while len(self._batches) <= batch:
-            self._batches.append(self._streams[self._schedule[len(self._batches)]].draw())
+        if batch not in self._batches:
+            k, turn = self._turns[batch]
+            self._batches[batch] = self._stream(k, self.allotted[k] * (self._epoch - self.first_epoch) + turn).draw()
         return self._batches[batch]
 
-    def _catch_up(self) -> None:
-        """Let each stream draw what comes before the current epoch, from the beginning if it has drawn more."""
-        before = [batches * (self._epoch - self.first_epoch) for batches in self.allotted]
-        if not self._streams or any(s.num_drawn > n for s, n in zip(self._streams, before, strict=True)):
-            self._streams = self._new_streams()
-        for stream, batches in zip(self._streams, before, strict=True):
-            while stream.num_drawn < batches:
-                stream.draw()
-
-    def _new_streams(self) -> list[ClusterStream]:
-        return [
-            ClusterStream(
-                classes,
+    def _stream(self, k: int, passed: int) -> ClusterStream:
+        """Return the stream of a cluster as it is after a number of batches."""
+        if k not in self._streams or self._streams[k].passed > passed:
+            self._streams[k] = ClusterStream(
+                self._clusters[k],
                 self.batch_size,
                 self._images_per_class,
                 random.Random(f"{self._seed} cluster {k}"),
                 self._world_size,
-                None if self._draw == "classes" else self._weights[k],
+                self._draw,
             )
-            for k, classes in enumerate(self._clusters)
-        ]
+        self._streams[k].skip(passed - self._streams[k].passed)
+        return self._streams[k]
 
 
 def check_batch(batch_size: int, images_per_class: int) -> None:
@@ -226,123 +210,15 @@ def allot(sizes: Sequence[float], length: int, allotment: Allotment = "proportio
     return batches
 
 
-def interleave(allotted: Sequence[int], rng: random.Random) -> list[int]:
+def interleave(allotted: Sequence[int], rng: random.Random) -> list[tuple[int, int]]:
     """Spread the batches of each cluster evenly over an epoch, in random order within each round.
+
+    Returns:
+        For each batch its cluster, and which of the cluster's batches (0, 1, ...) it is.
 
     Example:
         >>> sorted(interleave([2, 1], random.Random(0)))
-        [0, 0, 1]
+        [(0, 0), (0, 1), (1, 0)]
     """
-    turns = [((i + rng.random()) / batches, k) for k, batches in enumerate(allotted) for i in range(batches)]
-    return [k for _, k in sorted(turns)]
-
-
-class ClusterStream:
-    """An endless stream of batches of one cluster; the class whose next images are due first comes first.
-
-    A class of n images is due ``images_per_class`` more of them each ``images_per_class / n`` of a pass over the
-    cluster, at a random moment of that stretch, so classes are drawn in proportion to their size and meet other classes
-    each time. It comes at most once in a batch, with consecutive images of its own random order, gone through in
-    circles; so these are distinct, and none comes again before all others of the class.
-
-    Args:
-        classes: the images of each class, two or more each, in random order.
-        batch_size: images per batch (per process).
-        images_per_class: images of a class in a batch.
-        rng: source of random numbers.
-        world_size: number of processes, for each of which a batch is drawn.
-        weights: how often each class is due, by default all equally often; its number of images is as above.
-
-    Attributes:
-        num_drawn: how many batches were drawn so far.
-    """
-
-    def __init__(
-        self,
-        classes: Sequence[Sequence[int]],
-        batch_size: int,
-        images_per_class: int,
-        rng: random.Random,
-        world_size: int = 1,
-        weights: Sequence[float] | None = None,
-    ) -> None:
-        self.num_drawn = 0
-        self._classes = classes
-        self._batch_size = batch_size
-        self._world_size = world_size
-        self._rng = rng
-        self._shares = _shares([len(images) for images in classes], batch_size, images_per_class)
-        # How many images of a class are due in one unit of time.
-        self._rates: Sequence[float] = self._shares if weights is None else weights
-        self._drawn = [0] * len(classes)
-        self._due = [
-            (rng.random() * share / rate, c)
-            for c, (share, rate) in enumerate(zip(self._shares, self._rates, strict=True))
-        ]
-        heapify(self._due)
-
-    def draw(self) -> list[int]:
-        """Return the images of the next batch of each process, one after another, those of a class side by side."""
-        self.num_drawn += 1
-        uniform, due, drawn = self._rng.random, self._due, self._drawn
-        batch: list[int] = []
-        waiting: list[tuple[float, int]] = []
-        for _ in range(self._world_size):
-            turns = []
-            room = self._batch_size
-            while room:
-                if not due:  # too few classes for all processes: some come in several of their batches
-                    due += waiting
-                    heapify(due)
-                    waiting = []
-                c = heappop(due)[1]
-                images, count = self._classes[c], self._shares[c]
-                n = len(images)
-                if count >= room - 1:
-                    count = min(count, room)
-                    if room - count == 1:  # rather than a lone image of the next class
-                        count += 1 if count < n else -1 if count > 2 else 0
-                start = drawn[c] % n
-                stop = start + count
-                batch += images[start:stop]
-                if stop > n:
-                    batch += [images[i % n] for i in range(n, stop)]
-                room -= count
-                drawn[c] += count
-                turns.append(((drawn[c] + uniform() * self._shares[c]) / self._rates[c], c))
-            waiting += turns
-        for turn in waiting:
-            heappush(due, turn)
-        return batch
-
-
-def _shares(sizes: Sequence[int], batch_size: int, images_per_class: int) -> list[int]:
-    """Return how many images each class gives; more than ``images_per_class`` only if they do not fill a batch."""
-    shares = [min(images_per_class, size) for size in sizes]
-    while sum(shares) < batch_size:
-        neediest = max(range(len(sizes)), key=lambda c: batch_size * sizes[c] / sum(sizes) - shares[c])
-        shares[neediest] += 1
-    return shares
-
-
-def _images_by_class(assignment: Tensor, labels: Tensor, generator: torch.Generator) -> list[list[list[int]]]:
-    """Group the images by cluster and class, each class in random order, without lone images."""
-    order = torch.randperm(len(labels), generator=generator)
-    classes = torch.unique(labels, return_inverse=True)[1]
-    num_classes = int(classes.max()) + 1
-    group, by_group = torch.sort((assignment * num_classes + classes)[order], stable=True)
-    groups, counts = (values.tolist() for values in torch.unique_consecutive(group, return_counts=True))
-    images = order[by_group].tolist()
-    clusters: list[list[list[int]]] = [[] for _ in range(int(assignment.max()) + 1)]
-    start = 0
-    for group_index, count in zip(groups, counts, strict=True):
-        if count > 1:
-            clusters[group_index // num_classes].append(images[start : start + count])
-        start += count
-    for k, members in enumerate(clusters):
-        if len(members) < 2:
-            raise InputError(
-                f"cluster {k} has {len(members)} classes with two or more images; "
-                "batches with positives and negatives need two"
-            )
-    return clusters
+    turns = [((i + rng.random()) / batches, k, i) for k, batches in enumerate(allotted) for i in range(batches)]
+    return [(k, i) for _, k, i in sorted(turns)]

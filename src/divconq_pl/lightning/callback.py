@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
+from divconq_pl.core.cluster_stream import Draw
 from divconq_pl.core.clustering import Cluster, Start, choose_clustering
 from divconq_pl.core.division import Division
-from divconq_pl.core.sampling import Allotment, Draw
+from divconq_pl.core.sampling import Allotment
 from divconq_pl.core.schedule import ConquerScheduler, Stage, check_single_plan
 from divconq_pl.core.subspaces import Subspaces
 from divconq_pl.errors import InputError

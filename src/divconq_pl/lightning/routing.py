@@ -11,8 +11,9 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from divconq_pl.core.cluster_stream import Draw
 from divconq_pl.core.division import Division
-from divconq_pl.core.sampling import Allotment, ClusterBatchSampler, Draw, allot, check_batch
+from divconq_pl.core.sampling import Allotment, ClusterBatchSampler, allot, check_batch
 from divconq_pl.errors import InputError
 from divconq_pl.lightning._trainer import loaders, progress, randomness
 from divconq_pl.lightning.continuity import check_images, fingerprint
