@@ -1,5 +1,4 @@
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -62,22 +61,18 @@ def test_the_question_is_answered_with_both_figures_and_an_interval(make_run, mo
     plain = make_run("a/0", [1, 0, 1, 0, 0, 0])
     run = Run.read(make_run("a/1", [1, 1, 1, 0, 1, 1], divide=DIVIDED))
     monkeypatch.chdir(plain.parents[1])
-    assert "that of the plain loss 33.3 (a/0)" in judge(run)
+    assert "that of the plain loss 33.3 (a/0)" in judge(run, "")
     monkeypatch.chdir(run.folder)
-    said = judge(run)
+    said = judge(run, "")
     assert f"R@1 is 83.3 and that of the plain loss 33.3 ({plain.resolve()})" in said
     assert "+50.0 points, 95 % interval over 3 test classes" in said
 
 
-@pytest.mark.parametrize(
-    ("typed", "program"), [("train.py", "python train.py"), ("/bin/divconq-train", "divconq-train")]
-)
-def test_without_a_plain_run_the_command_is_given_that_makes_one(make_run, monkeypatch, typed, program):
-    monkeypatch.setattr(sys, "argv", [typed])
-    said = judge(Run.read(make_run("a/1", [1, 1], divide=DIVIDED)))
-    assert said.endswith(f"to find out: {program} loss=margin divide=none")
-    said = judge(Run.read(make_run("b/1", [1, 1])))
-    assert said.endswith(f"to compare: {program} -m divide=none,hierarchical loss=margin")
+def test_without_a_plain_run_the_command_is_given_that_makes_one(make_run):
+    said = judge(Run.read(make_run("a/1", [1, 1], divide=DIVIDED)), "divconq-train --config-dir=my")
+    assert said.endswith("to find out: divconq-train --config-dir=my loss=margin divide=none")
+    said = judge(Run.read(make_run("b/1", [1, 1])), "python train.py")
+    assert said.endswith("to compare: python train.py -m divide=none,hierarchical loss=margin")
 
 
 def test_runs_on_other_images_are_not_compared_query_by_query(make_run):

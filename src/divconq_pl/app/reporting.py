@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from divconq_pl.app.going_on import spell_program
 from divconq_pl.app.results import flatten
 from divconq_pl.app.runs import Run, find_plain_run, judge
 from divconq_pl.core.subspaces import Subspaces
@@ -102,6 +103,8 @@ def report_run(
     began = time.perf_counter()
     write_notes(folder, notes)
     run = Run.read(folder) if answers is not None else None
+    hydra: Any = HydraConfig.get()
+    program = spell_program(hydra)
     parts = [_describe_images(part, len(rows)) for part, rows in zip(data.tested, embeddings, strict=False)]
     material = Material(
         title=_name_run(cfg),
@@ -119,10 +122,10 @@ def report_run(
         seconds=seconds or {},
         results={} if run is None else run.results,
         plain=None if run is None else _describe_plain(run),
-        verdict="The run was stopped before its end." if run is None else judge(run),
+        verdict="The run was stopped before its end." if run is None else judge(run, program),
         settings=list_settings(cfg),
         versions=list_versions(),
-        command=f"python train.py {shlex.join(HydraConfig.get().overrides.task)}",
+        command=f"{program} {shlex.join(hydra.overrides.task)}",
         chosen_epoch=None if run is None else run.results.get("epoch"),
     )
     path = write_page(material, folder / "report.html")

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from divconq_pl.app.differences import Difference, is_plain, pair_over_classes, without_division
-from divconq_pl.app.going_on import name_program
 from divconq_pl.app.results import RESULTS_FILE, flatten
 from divconq_pl.errors import InputError
 from divconq_pl.files import write_atomically
@@ -138,20 +137,21 @@ def compare_queries(run: Run, other: Run, metric: str = "recall_at_1") -> Differ
     return pair_over_classes(ours[metric], theirs[metric], ours["labels"])
 
 
-def judge(run: Run) -> str:
+def judge(run: Run, program: str) -> str:
     """Answer in one sentence whether dividing helped, or say how to find out.
 
     Args:
         run: the run that has just ended.
+        program: what is typed before the settings to train another one, see :func:`.spell_program`.
     """
     rest = without_division(run.overrides)
     if run.is_plain:
-        command = f"{name_program()} -m divide=none,hierarchical {shlex.join(rest)}"
+        command = f"{program} -m divide=none,hierarchical {shlex.join(rest)}"
         return f"Did dividing help? This is the plain loss; to compare: {command}"
     plain = find_plain_run(run.folder)
     metric = "test/recall_at_1"
     if plain is None or plain.results.get(metric) is None or run.results.get(metric) is None:
-        command = f"{name_program()} {shlex.join([*rest, 'divide=none'])}"
+        command = f"{program} {shlex.join([*rest, 'divide=none'])}"
         return f"Did dividing help? No run of the plain loss with these settings is known here; to find out: {command}"
     ours, theirs = run.results[metric], plain.results[metric]
     text = f"Did dividing help? R@1 is {100 * ours:.1f} and that of the plain loss {100 * theirs:.1f} ({plain.place})"

@@ -24,7 +24,7 @@ from divconq_pl.app.checks.values import check_arguments, check_values
 from divconq_pl.app.console import note, say
 from divconq_pl.app.evaluation import check_not_shared, check_protocol, embed, measure
 from divconq_pl.app.few_images import fit_to_few_images, list_asked
-from divconq_pl.app.going_on import score, spell_run
+from divconq_pl.app.going_on import score, spell_program, spell_run
 from divconq_pl.app.interruption import NoticeDeadWorkers, StopBetweenBatches
 from divconq_pl.app.live import ShowDivisions
 from divconq_pl.app.loggers import finish, log_settings, log_test
@@ -322,6 +322,6 @@ def report(folder: Path, results: Mapping[str, Any]) -> str:
     table = print_results([results], title=title)
     note("\n" + table)
     say(describe_worst(results["per_class"]))
-    say(judge(Run.read(folder)))
+    say(judge(Run.read(folder), spell_program(HydraConfig.get())))
     say(f"everything of this run is in {folder}")
     return table
