@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from divconq_pl.app.console import say
-from divconq_pl.app.results import RESULTS_FILE, split_numbers
+from divconq_pl.app.results import RESULTS_FILE, read_results, split_numbers
 from divconq_pl.errors import InputError
 
 SWEEP_FILE = "multirun.yaml"
@@ -146,7 +146,7 @@ def take_up(cfg: DictConfig) -> float | None:
         return None
     folder, failure = Path(hydra.runtime.output_dir), Path(hydra.runtime.output_dir) / FAILURE_FILE
     if (folder / RESULTS_FILE).is_file():
-        results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        results = read_results(folder)
         if results["overrides"] != _to_list(hydra.overrides.task):
             asked = " ".join(results["overrides"])
             raise InputError(f"{str(folder)!r} holds a finished run of {asked}; choose another hydra.sweep.dir=...")
