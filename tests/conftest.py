@@ -9,6 +9,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from PIL import Image
 from programs import ROOT
 
 
@@ -45,6 +46,9 @@ def call(monkeypatch, capfd, workplace):
     for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("DIVCONQ_CACHE", str(workplace / "cache"))
+    # A picture takes longer than all the rest of a tiny run; they are looked at elsewhere.
+    blank = Image.new("RGB", (9, 9))
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, file, **__: blank.save(file, "PNG"))
 
     def call(script, *arguments):
         monkeypatch.setattr(sys, "argv", [script, *arguments])

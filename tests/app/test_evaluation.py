@@ -1,7 +1,5 @@
 """The test images are embedded once, and measured as asked for."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from torch import nn
 from toys import trainer
 
 from divconq_pl import DivideConquerModule, InputError
-from divconq_pl.app.evaluation import check_channels, check_not_shared, embed, measure
+from divconq_pl.app.evaluation import check_channels, embed, measure
 from divconq_pl.data import RetrievalDataModule
 from divconq_pl.data.dataset import ArrayDataset, Splits
 from divconq_pl.metrics.retrieval import retrieval_metrics
@@ -93,12 +91,3 @@ def test_images_that_a_network_cannot_take_are_refused():
     check_channels(data, 1)
     with pytest.raises(InputError, match=r"have 1 channel\(s\), but the network of the checkpoint takes 3"):
         check_channels(data, 3)
-
-
-def test_processes_do_not_get_a_share_of_the_test_images_each():
-    one, two = SimpleNamespace(world_size=1), SimpleNamespace(world_size=2)
-    check_not_shared(one, {"use_distributed_sampler": True})
-    check_not_shared(two, {"use_distributed_sampler": False})
-    for settings in ({"use_distributed_sampler": True}, {}):  # which is Lightning's default
-        with pytest.raises(InputError, match=r"trainer\.use_distributed_sampler=true gives each process only a share"):
-            check_not_shared(two, settings)

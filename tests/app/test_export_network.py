@@ -22,6 +22,7 @@ def export(call):
 
 def run_onnx(path, images):
     session = pytest.importorskip("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [value.shape[0] for value in (*session.get_inputs(), *session.get_outputs())] == ["batch", "batch"]
     return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
@@ -113,6 +114,7 @@ def test_what_differs_is_not_written(export, tmp_path, monkeypatch):
         (["checkpoint=net.ckpt", "formats=onx"], "formats=onx is unknown; choose of onnx, torch_export, safetensors"),
         (["checkpoint=net.ckpt", "formats=[]"], "formats=[] writes nothing"),
         (["checkpoint=net.ckpt", "folder=full"], "folder='full' exists, and nothing is overwritten"),
+        (["checkpoint=net.ckpt", "folder=/proc/x"], "folder='/proc/x' cannot be written (No such file or directory)"),
         (["checkpoint=net.ckpt", "images=empty"], "'empty' holds no image"),
         (["checkpoint=net.ckpt", "images=full"], "cannot read the image 'full/text.png'"),
     ],

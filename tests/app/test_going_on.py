@@ -41,7 +41,7 @@ def test_what_a_run_went_on_from_before_is_replaced(monkeypatch):
 
 def test_a_sweep_is_spelled_with_its_launcher_and_folder():
     typed = shlex.split(spell_sweep(HYDRA))
-    assert typed[2:4] == ["-m", "--config-dir=/my conf"]
+    assert typed[2:4] == ["--config-dir=/my conf", "-m"]
     assert typed[4:] == [*HYDRA.overrides.task, "hydra/launcher=joblib", "hydra.sweep.dir=sweeps/one"]
 
 

@@ -1,6 +1,7 @@
 """What was built is tried before the training, and a part that does not fit is named."""
 
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -60,6 +61,15 @@ def test_a_rehearsal_tells_which_part_does_not_fit(changes, message):
 
 @pytest.mark.parametrize("setting", ["check_val_every_n_epoch", "limit_test_batches"])
 def test_settings_that_a_trainer_stumbles_over_later_are_refused(setting):
-    check_trainer(trainer())
+    check_trainer(trainer(), {})
     with pytest.raises(InputError, match=rf"^trainer\.{setting}=0 "):
-        check_trainer(trainer(**{setting: 0}))
+        check_trainer(trainer(**{setting: 0}), {})
+
+
+def test_processes_do_not_get_a_share_of_the_test_images_each():
+    one, two = (SimpleNamespace(world_size=n, check_val_every_n_epoch=1, limit_test_batches=1.0) for n in (1, 2))
+    check_trainer(one, {"use_distributed_sampler": True})
+    check_trainer(two, {"use_distributed_sampler": False})
+    for settings in ({"use_distributed_sampler": True}, {}):  # which is Lightning's default
+        with pytest.raises(InputError, match=r"trainer\.use_distributed_sampler=true gives each process only a share"):
+            check_trainer(two, settings)

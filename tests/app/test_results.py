@@ -80,10 +80,9 @@ def test_broken_results_are_named(tmp_path: Path):
     with pytest.raises(InputError, match="nowhere"):
         collect_runs(tmp_path / "nowhere")
     (tmp_path / "3").mkdir()
-    file = tmp_path / "3" / "results.json"
-    for text in ('{"recall_at_1": 0.', "[1, 2]"):
-        file.write_text(text)
-        with pytest.raises(InputError, match=r"3.results\.json"):
+    for text, why in (('{"recall_at_1": 0.', "Expecting"), ("[1, 2]", "it holds a JSON list")):
+        (tmp_path / "3" / "results.json").write_text(text)
+        with pytest.raises(InputError, match=rf"3' is no folder of a finished run: its results\.json .* \({why}"):
             collect_runs(tmp_path)
 
 

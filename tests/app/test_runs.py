@@ -1,5 +1,4 @@
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -40,20 +39,20 @@ def test_what_queries_were_answered_is_kept_and_unanswerable_ones_are_nan(make_r
 
 
 def test_the_plain_run_is_found_in_the_same_and_in_other_folders(make_run):
-    divided = make_run("today/10", [1, 1, 1, 1], divide=DIVIDED)
+    divided = Run.read(make_run("today/10", [1, 1, 1, 1], divide=DIVIDED))
     assert find_plain_run(divided) is None
     elsewhere = make_run("yesterday/9", [1, 0, 1, 0])
     assert find_plain_run(divided).folder == elsewhere
-    other_seed = make_run("today/11", [1, 0, 1, 0], seed=1)
+    make_run("today/11", [1, 0, 1, 0], seed=1)
     assert find_plain_run(divided).folder == elsewhere, "the same seed comes first"
     make_run("today/12", [1, 0, 1, 0], loss="triplet")
     make_run("today/13", [1, 0, 1, 0], divide=DIVIDED)
     assert find_plain_run(divided).folder == elsewhere
-    assert find_plain_run(other_seed).folder == elsewhere, "itself is not compared"
+    assert find_plain_run(Run.read(elsewhere)) is None, "a plain run is compared with none"
 
 
 def test_a_run_that_is_not_finished_is_no_plain_run(make_run):
-    divided = make_run("a/0", [1, 1], divide=DIVIDED)
+    divided = Run.read(make_run("a/0", [1, 1], divide=DIVIDED))
     (make_run("a/1", [1, 0]) / "results.json").write_text("{")
     assert find_plain_run(divided) is None
 
@@ -62,22 +61,18 @@ def test_the_question_is_answered_with_both_figures_and_an_interval(make_run, mo
     plain = make_run("a/0", [1, 0, 1, 0, 0, 0])
     run = Run.read(make_run("a/1", [1, 1, 1, 0, 1, 1], divide=DIVIDED))
     monkeypatch.chdir(plain.parents[1])
-    assert "that of the plain loss 33.3 (a/0)" in judge(run)
+    assert "that of the plain loss 33.3 (a/0)" in judge(run, find_plain_run(run), "")
     monkeypatch.chdir(run.folder)
-    said = judge(run)
+    said = judge(run, find_plain_run(run), "")
     assert f"R@1 is 83.3 and that of the plain loss 33.3 ({plain.resolve()})" in said
     assert "+50.0 points, 95 % interval over 3 test classes" in said
 
 
-@pytest.mark.parametrize(
-    ("typed", "program"), [("train.py", "python train.py"), ("/bin/divconq-train", "divconq-train")]
-)
-def test_without_a_plain_run_the_command_is_given_that_makes_one(make_run, monkeypatch, typed, program):
-    monkeypatch.setattr(sys, "argv", [typed])
-    said = judge(Run.read(make_run("a/1", [1, 1], divide=DIVIDED)))
-    assert said.endswith(f"to find out: {program} loss=margin divide=none")
-    said = judge(Run.read(make_run("b/1", [1, 1])))
-    assert said.endswith(f"to compare: {program} -m divide=none,hierarchical loss=margin")
+def test_without_a_plain_run_the_command_is_given_that_makes_one(make_run):
+    said = judge(Run.read(make_run("a/1", [1, 1], divide=DIVIDED)), None, "divconq-train --config-dir=my")
+    assert said.endswith("to find out: divconq-train --config-dir=my loss=margin divide=none")
+    said = judge(Run.read(make_run("b/1", [1, 1])), None, "python train.py")
+    assert said.endswith("to compare: python train.py -m divide=none,hierarchical loss=margin")
 
 
 def test_runs_on_other_images_are_not_compared_query_by_query(make_run):

@@ -10,6 +10,7 @@ def refusal(outcome):
     code, out, err = outcome
     assert code == 2
     assert "Traceback" not in out + err
+    assert "Error executing job" not in err, "Hydra says nothing of its own"
     line = err.splitlines()[-1]
     assert line.startswith("error: ")
     return line

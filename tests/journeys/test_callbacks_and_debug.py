@@ -30,12 +30,6 @@ CHOSEN = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    for part in ("report_run", "pictures.draw_gallery", "pictures.draw_divisions", "pictures.draw_curves"):
-        monkeypatch.setattr(f"divconq_pl.app.train.{part}", lambda *_, **__: None)
-
-
 def load(path):
     return torch.load(path, weights_only=True)
 

@@ -58,18 +58,18 @@ def test_the_python_of_each_page_runs_from_top_to_bottom(page):
 )
 def test_every_train_command_composes(arguments):
     with initialize_config_dir(CONF, version_base="1.3"):
-        for choice in _sweep(overrides(arguments)):
+        for choice in _runs_with_every_value(overrides(arguments)):
             assert compose("train", choice).module._target_
 
 
-def _sweep(overrides):
-    """Return the overrides of every run of a sweep over comma-separated values."""
-    runs = [[]]
-    for override in overrides:
-        key, _, values = override.partition("=")
-        choices = [values] if values[:1] in ("[", "{") else values.split(",")
-        runs = [[*run, f"{key}={value}"] for run in runs for value in choices]
-    return runs
+def _runs_with_every_value(overrides):
+    """Return the overrides of as many runs of a sweep as it takes to see each of its comma-separated values."""
+    split = [override.partition("=") for override in overrides]
+    choices = [[values] if values[:1] in ("[", "{") else values.split(",") for _, _, values in split]
+    return [
+        [f"{key}={values[run % len(values)]}" for (key, _, _), values in zip(split, choices, strict=True)]
+        for run in range(max(map(len, choices), default=1))
+    ]
 
 
 @pytest.mark.parametrize("arguments", commands("evaluate"), ids=" ".join)

@@ -267,7 +267,7 @@ class Watch(pl.Callback):
         self.phases.append(self.divide.stage.phase if self.divide else None)
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ON_THE_COMMAND_LINE])
+@pytest.mark.parametrize("name", ["cub200_cvpr2019", "inshop_tpami2021_learned", "vehicle_id_baseline"])
 def test_a_recipe_trains_and_is_shown_beside_the_published_figures(composed, capsys, name):
     cfg = composed(name, *tiny(name), *(["divide.conquer_at=2"] if "cvpr" in name else []))
     data = instantiate(cfg.data)
@@ -307,14 +307,6 @@ def check_table(out, name, run, tested):
         assert all(f"{value:.2f}" in rows[0].split() for value in recipe[-3:] if value is not None)
 
 
-@pytest.fixture
-def without_pictures(monkeypatch):
-    """Leave out what takes most of the time of a tiny run, and is tested with others."""
-    for name in ("draw_curves", "draw_divisions", "draw_gallery"):
-        monkeypatch.setattr(f"divconq_pl.app.pictures.{name}", lambda *_: None)
-
-
-@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("name", ON_THE_COMMAND_LINE)
 def test_a_recipe_runs_from_the_command_line_and_its_checkpoint_is_evaluated(call, copies, tmp_path, name):
     root = f"dataset.root={copies[data_set(name)]}"

@@ -36,12 +36,6 @@ QUICK = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _small_pictures(monkeypatch):
-    monkeypatch.setattr("divconq_pl.app.pictures.QUERIES", 1)
-    monkeypatch.setattr("divconq_pl.app.pictures.NEIGHBOURS", 1)
-
-
 @pytest.fixture
 def limit():
     """Let no file grow beyond some bytes, so that the system refuses to write in the middle of a file."""

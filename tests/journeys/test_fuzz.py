@@ -20,7 +20,7 @@ from programs import ROOT
 pytestmark = pytest.mark.slow
 
 MORE = int(os.environ.get("FUZZ_EXAMPLES", "0"))
-"""How many examples to try of each test, new ones each time; by default few, and always the same."""
+"""How many examples to try of each test, new ones each time, as before a release; by default few, always the same."""
 
 
 def fuzz(examples):
@@ -31,13 +31,6 @@ def fuzz(examples):
         database=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
-
-
-@pytest.fixture(autouse=True)
-def _small_pictures(monkeypatch):
-    """Draw as little as possible, which takes longer than all the rest."""
-    monkeypatch.setattr("divconq_pl.app.pictures.QUERIES", 1)
-    monkeypatch.setattr("divconq_pl.app.pictures.NEIGHBOURS", 1)
 
 
 @contextmanager
@@ -129,7 +122,7 @@ def overrides(draw, keys):
     return chosen
 
 
-@fuzz(40)
+@fuzz(15)
 @given(overrides(TRAIN_KEYS))
 @example(["~trainer", "trainer=0x10"])
 def test_any_value_of_any_key_in_training(call, given):
@@ -147,14 +140,14 @@ def trained(call, workplace):
     return path
 
 
-@fuzz(30)
+@fuzz(15)
 @given(overrides(EVALUATE_KEYS))
 def test_any_value_of_any_key_in_evaluation(call, trained, given):
     with empty_folder() as place:
         judge(call("evaluate.py", f"checkpoint={trained}", *given), place, {})
 
 
-@fuzz(30)
+@fuzz(10)
 @example(510)  # a tensor among the settings
 @given(st.integers(0, 10**9))
 def test_any_broken_checkpoint(call, trained, seed):
@@ -200,7 +193,7 @@ def entries(mapping, path=()):
             yield from entries(value, (*path, key))
 
 
-@fuzz(40)
+@fuzz(15)
 @given(st.data())
 def test_any_broken_data_set(call, workplace, data):
     kind, write = data.draw(st.sampled_from(list(LAYOUTS.items())))

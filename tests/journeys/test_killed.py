@@ -17,7 +17,7 @@ import torch
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-KILLS = 20
+KILLS = 10
 SIGNALS = [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 ARGUMENTS = [
     "dataset=glyphs",
@@ -73,7 +73,7 @@ def outcome(last, folder):
     return tensors, sizes, last["global_step"], {k: v for k, v in results.items() if k.startswith(("test/", "val/"))}
 
 
-def test_a_training_killed_twenty_times_ends_as_if_nothing_had_been(tmp_path):
+def test_a_training_killed_ten_times_ends_as_if_nothing_had_been(tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["divconq_pl", "divconq_pl.app.command", "divconq_pl.app.train", "faiss"])
 

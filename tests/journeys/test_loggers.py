@@ -1,12 +1,8 @@
 """What reaches each logger of conf/logger: settings, losses, test metrics, pictures and the table."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from programs import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 SETTINGS = [
@@ -17,20 +13,14 @@ PICTURES = {"clusters", "curves", "gallery", "tree"}
 
 
 @pytest.fixture
-def train(workplace, tmp_path):
+def train(call, tmp_path, monkeypatch):
     """Train a tiny run with a logger, without any network."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
     def train(logger):
-        variables = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT / "src"),
-            "DIVCONQ_CACHE": str(workplace / "cache"),
-            "OMP_NUM_THREADS": "1",
-            "WANDB_MODE": "offline",
-        }
-        variables.pop("MLFLOW_TRACKING_URI", None)
-        command = [sys.executable, str(ROOT / "train.py"), *SETTINGS, f"logger={logger}"]
-        subprocess.run(command, cwd=tmp_path, env=variables, check=True, capture_output=True, timeout=180)
+        code, _, err = call("train.py", *SETTINGS, f"logger={logger}")
+        assert code == 0, err
         return tmp_path / "run", json.loads((tmp_path / "run" / "results.json").read_text())
 
     return train

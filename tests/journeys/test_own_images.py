@@ -21,12 +21,6 @@ QUICK = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _small_pictures(monkeypatch):
-    monkeypatch.setattr("divconq_pl.app.pictures.QUERIES", 1)
-    monkeypatch.setattr("divconq_pl.app.pictures.NEIGHBOURS", 1)
-
-
 def fill(folder, classes, images, first=0, ending="png"):
     """Write a folder of classes, each of them noise around a colour of its own."""
     for c in range(first, first + classes):

@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
+from divconq_pl.app.results import flatten
 from divconq_pl.inference.checkpoints import CONFIG_KEY
 from divconq_pl.lightning.continuity import compare_settings
 
@@ -45,12 +46,6 @@ def compare_configs(before: Any, now: Any) -> str | None:
         InputError: for what may not change, see :func:`.compare_settings`.
     """
     old, new = (
-        {key: value for key, value in _flatten(config).items() if key.startswith(_SETTINGS)} for config in (before, now)
+        {key: value for key, value in flatten(config).items() if key.startswith(_SETTINGS)} for config in (before, now)
     )
     return compare_settings(old, new)
-
-
-def _flatten(config: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(config, dict):
-        return {name: config}
-    return {k: v for key, part in config.items() for k, v in _flatten(part, f"{name}.{key}".lstrip(".")).items()}

@@ -23,7 +23,9 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -63,12 +65,25 @@ def run_command(main: Callable[[DictConfig], Any], config_dir: Path, config_name
             end_with_error(f"'{shown}' is not UTF-8, as a command has to be; rename that file or folder")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or Hydra would print and exit before we see the error
     OmegaConf.register_new_resolver("choices", lambda *, _root_: _list_choices(_root_), replace=True)
+
+    def refuse(error: Exception) -> None:
+        if (code := choose_exit_code(error, main)) is not None:
+            end_with_error(explain(error, sys.argv[1:], config_dir, config_name), code)
+
+    def run(cfg: DictConfig) -> Any:
+        try:
+            return main(cfg)
+        except Exception as error:
+            if HydraConfig.get().mode != RunMode.MULTIRUN:  # in which others go on
+                refuse(error)  # here, or Hydra would first write a line of its own
+            raise
+
     completing = "COMP_LINE" in os.environ and "-sc" in sys.argv
     if completing and (own := find_own_folder(os.environ["COMP_LINE"].split())):
         sys.argv += ["--config-dir", own]  # the shell asks about a line without handing on what is in it
     try:
         with log_warnings():
-            hydra.main(version_base="1.3", config_path=str(config_dir.resolve()), config_name=config_name)(main)()
+            hydra.main(version_base="1.3", config_path=str(config_dir.resolve()), config_name=config_name)(run)()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # whoever reads the output, such as head, has seen enough
@@ -82,10 +97,8 @@ def run_command(main: Callable[[DictConfig], Any], config_dir: Path, config_name
     except Exception as error:
         if completing:
             sys.exit(INPUT_AT_FAULT)  # a line that is not finished is no mistake to be told of
-        code = choose_exit_code(error, main)
-        if code is None:
-            raise
-        end_with_error(explain(error, sys.argv[1:], config_dir, config_name), code)
+        refuse(error)
+        raise
     finally:
         close_folders()
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from divconq_pl.app.checks.images import check_tested
+from divconq_pl.app.checks.rehearsal import check_trainer
 from divconq_pl.app.checks.values import check_arguments, check_values
 from divconq_pl.app.comparison import (
     add_summary_rows,
@@ -22,7 +23,7 @@ from divconq_pl.app.comparison import (
     name_checkpoints,
     read_overrides,
 )
-from divconq_pl.app.evaluation import check_channels, check_not_shared, check_protocol, embed, measure
+from divconq_pl.app.evaluation import check_channels, check_protocol, embed, measure
 from divconq_pl.app.export import check_export, export_embeddings
 from divconq_pl.app.results import check_published, describe_images, describe_protocol, write_json
 from divconq_pl.app.table import describe_worst, print_results
@@ -112,7 +113,7 @@ def make_trainer(cfg: DictConfig) -> pl.Trainer:
     """Build the Trainer that embeds the images."""
     trainer: pl.Trainer
     trainer = instantiate(cfg.trainer, logger=False, limit_predict_batches=cfg.trainer.get("limit_test_batches"))
-    check_not_shared(trainer, cfg.trainer)
+    check_trainer(trainer, cfg.trainer)
     return trainer
 
 

@@ -152,19 +152,3 @@ def check_protocol(protocol: str, dataset: Mapping[str, Any] | None) -> None:
             f"protocol={protocol} asks for images of classes that are trained on, and {name} tests on new classes; use "
             "it with dataset=image_folder, csv or huggingface"
         )
-
-
-def check_not_shared(trainer: pl.Trainer, settings: Any) -> None:
-    """Refuse to give each of several processes only a share of the test images.
-
-    Args:
-        trainer: the Trainer that is to evaluate.
-        settings: the configuration that it was built from.
-
-    Raises:
-        InputError: it names the setting.
-    """
-    if trainer.world_size > 1 and settings.get("use_distributed_sampler", True):
-        raise InputError(
-            "trainer.use_distributed_sampler=true gives each process only a share of the test images; use false"
-        )

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from divconq_pl.app.checks.values import check_values
@@ -78,8 +78,6 @@ def check_config(cfg: DictConfig) -> None:
     Raises:
         InputError: it names the key and the value.
     """
-    if OmegaConf.is_missing(cfg, "checkpoint"):
-        raise InputError("no checkpoint given; use checkpoint=PATH, the folder of a run or a file in its 'checkpoints'")
     check_values(cfg, **HINTS)
     formats = list_formats(cfg)
     if not formats:
@@ -131,12 +129,17 @@ def staged(folder: Path) -> Iterator[Path]:
     """Give a folder to write to, which takes its place and its name in the end, whole or not at all.
 
     Raises:
-        InputError: if something is there already.
+        InputError: if something is there already, or nothing can be written there.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise InputError(f"folder={str(folder)!r} exists, and nothing is overwritten; choose another with folder=PATH")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise InputError(
+            f"folder={str(folder)!r} cannot be written ({error.strerror}); choose another with folder=PATH"
+        ) from error
     try:
         yield place
         place.chmod(0o755)  # mkdtemp's is for its owner alone

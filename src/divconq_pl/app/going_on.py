@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from divconq_pl.app.console import say
-from divconq_pl.app.results import RESULTS_FILE, split_numbers
+from divconq_pl.app.results import RESULTS_FILE, read_results, split_numbers
 from divconq_pl.errors import InputError
 
 SWEEP_FILE = "multirun.yaml"
@@ -83,6 +83,17 @@ def _holds_something(folder: Path) -> bool:
     return any(not (path / ".hydra").is_dir() or _holds_something(path) for path in others)
 
 
+def spell_program(hydra: Any) -> str:
+    """Write what stands before the settings in a command: ``python train.py``, and where its configuration is.
+
+    Args:
+        hydra: what Hydra knows of the run.
+    """
+    program = sys.argv[0]
+    name = ["python", program] if program.endswith(".py") else [Path(program).name]
+    return shlex.join([*name, *_list_flags(hydra)])
+
+
 def spell_run(hydra: Any, *more: str) -> str:
     """Write the command that makes this run, and no other of its sweep.
 
@@ -90,7 +101,7 @@ def spell_run(hydra: Any, *more: str) -> str:
         hydra: what Hydra knows of the run.
         more: further overrides, in place of those of the same keys.
     """
-    return f"{name_program()} {shlex.join(list_arguments(hydra, *more))}"
+    return f"{spell_program(hydra)} {shlex.join(_list_settings(hydra, *more))}"
 
 
 def spell_sweep(hydra: Any) -> str:
@@ -98,19 +109,22 @@ def spell_sweep(hydra: Any) -> str:
     given = [
         text for text in _to_list(hydra.overrides.hydra) if not text.startswith(("hydra.mode=", "hydra.sweep.dir="))
     ]
-    arguments = ["-m", *list_arguments(hydra), *given, f"hydra.sweep.dir={hydra.sweep.dir}"]
-    return f"{name_program()} {shlex.join(arguments)}"
+    settings = [*_list_settings(hydra), *given, f"hydra.sweep.dir={hydra.sweep.dir}"]
+    return f"{spell_program(hydra)} -m {shlex.join(settings)}"
 
 
-def list_arguments(hydra: Any, *more: str) -> list[str]:
-    """List the arguments of the command that makes this run, and no other of its sweep."""
+def _list_flags(hydra: Any) -> list[str]:
     sources = hydra.runtime.config_sources
     flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
     if hydra.job.config_name != "train":
         flags.append(f"--config-name={hydra.job.config_name}")
+    return flags
+
+
+def _list_settings(hydra: Any, *more: str) -> list[str]:
     replaced = {text.partition("=")[0] for text in more}
     task = [text for text in _to_list(hydra.overrides.task) if text.partition("=")[0].lstrip("+") not in replaced]
-    return [*flags, *task, *more]
+    return [*task, *more]
 
 
 def take_up(cfg: DictConfig) -> float | None:
@@ -132,7 +146,7 @@ def take_up(cfg: DictConfig) -> float | None:
         return None
     folder, failure = Path(hydra.runtime.output_dir), Path(hydra.runtime.output_dir) / FAILURE_FILE
     if (folder / RESULTS_FILE).is_file():
-        results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        results = read_results(folder)
         if results["overrides"] != _to_list(hydra.overrides.task):
             asked = " ".join(results["overrides"])
             raise InputError(f"{str(folder)!r} holds a finished run of {asked}; choose another hydra.sweep.dir=...")
@@ -153,7 +167,8 @@ def take_up(cfg: DictConfig) -> float | None:
             (folder / "csv").rename(folder / f"csv_until_{kept[-1].stat().st_mtime_ns}")
     with read_write(hydra):
         hydra.run.dir = str(folder)
-    sys.argv[1:] = [*list_arguments(hydra, *([f"ckpt_path={kept[-1]}"] if kept else [])), "hydra.mode=RUN"]
+    settings = _list_settings(hydra, *([f"ckpt_path={kept[-1]}"] if kept else []))
+    sys.argv[1:] = [*_list_flags(hydra), *settings, "hydra.mode=RUN"]
     return None
 
 
@@ -191,9 +206,3 @@ def read_sweep(folder: Path) -> list[str] | None:
 def _to_list(overrides: Any) -> list[str]:
     content: Any = OmegaConf.to_container(overrides, resolve=False)
     return list(map(str, content))
-
-
-def name_program() -> str:
-    """Return what was typed to start this program: ``python train.py``, or the name of a command."""
-    program = sys.argv[0]
-    return shlex.join(["python", program]) if program.endswith(".py") else Path(program).name

@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from divconq_pl.app.results import RESULTS_FILE, SELECTIONS, describe_images, describe_protocol
+from divconq_pl.app.results import SELECTIONS, describe_images, describe_protocol, read_results
+from divconq_pl.errors import InputError
 from divconq_pl.inference.checkpoints import CONFIG_KEY
 
 _FIGURES = ("recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "map_at_r", "r_precision")
@@ -153,7 +154,7 @@ def _licence_in_timm(name: str) -> str:
 def _read_results(run: Path, epoch: int | None) -> dict[str, Any]:
     """Return what the run measured, if it measured the weights of this epoch."""
     try:
-        results = json.loads((run / RESULTS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        results = read_results(run)
+    except InputError:
         return {}
-    return results if isinstance(results, dict) and epoch is not None and results.get("epoch") == epoch else {}
+    return results if epoch is not None and results.get("epoch") == epoch else {}

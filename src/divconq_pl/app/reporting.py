@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from divconq_pl.app.going_on import spell_program
 from divconq_pl.app.results import flatten
-from divconq_pl.app.runs import Run, find_plain_run, judge
+from divconq_pl.app.runs import Run
 from divconq_pl.core.subspaces import Subspaces
 from divconq_pl.data import RetrievalDataModule
 from divconq_pl.errors import InputError
@@ -77,6 +78,9 @@ def report_run(
     data: RetrievalDataModule,
     notes: Notes,
     *,
+    run: Run | None = None,
+    plain: Run | None = None,
+    verdict: str = "The run was stopped before its end.",
     module: pl.LightningModule | None = None,
     embeddings: Sequence[Tensor] = (),
     answers: Answers | None = None,
@@ -89,6 +93,9 @@ def report_run(
         cfg: its configuration.
         data: the images.
         notes: of the training.
+        run: the run, if it came to its end.
+        plain: the run of the plain loss that it is compared with, if there is one.
+        verdict: whether dividing helped.
         module: the network with the weights that were tested; None if none were.
         embeddings: of the test images.
         answers: what each query was answered.
@@ -101,7 +108,7 @@ def report_run(
         return None
     began = time.perf_counter()
     write_notes(folder, notes)
-    run = Run.read(folder) if answers is not None else None
+    hydra: Any = HydraConfig.get()
     parts = [_describe_images(part, len(rows)) for part, rows in zip(data.tested, embeddings, strict=False)]
     material = Material(
         title=_name_run(cfg),
@@ -118,11 +125,11 @@ def report_run(
         protocol=cfg.protocol,
         seconds=seconds or {},
         results={} if run is None else run.results,
-        plain=None if run is None else _describe_plain(run),
-        verdict="The run was stopped before its end." if run is None else judge(run),
+        plain=None if plain is None else _describe(plain),
+        verdict=verdict,
         settings=list_settings(cfg),
         versions=list_versions(),
-        command=f"python train.py {shlex.join(HydraConfig.get().overrides.task)}",
+        command=f"{spell_program(hydra)} {shlex.join(hydra.overrides.task)}",
         chosen_epoch=None if run is None else run.results.get("epoch"),
     )
     path = write_page(material, folder / "report.html")
@@ -174,10 +181,7 @@ def _describe_images(part: Any, count: int | None = None) -> Images:
     return Images.of_dataset(part, part.targets[:count].numpy())
 
 
-def _describe_plain(run: Run) -> dict[str, Any] | None:
-    plain = None if run.is_plain else find_plain_run(run.folder)
-    if plain is None:
-        return None
+def _describe(plain: Run) -> dict[str, Any]:
     return {"name": plain.place, "results": plain.results, "epochs": read_epochs(plain.folder)}
 
 

@@ -140,6 +140,26 @@ def describe_images(rows: Sequence[Row]) -> str:
     return f"{images} of {spans['classes']}" if "classes" in spans and images else ""
 
 
+def read_results(folder: Path) -> dict[str, Any]:
+    """Read the results of a run.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        InputError: if it holds none, or something else in their place.
+    """
+    try:
+        results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        if not isinstance(results, dict):
+            raise ValueError(f"it holds a JSON {type(results).__name__}, not a mapping")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{str(folder)!r} is no folder of a finished run: its {RESULTS_FILE} cannot be read ({error})"
+        ) from error
+    return results
+
+
 def collect_runs(folder: str | Path) -> list[dict[str, Any]]:
     """Read the results of every run below the folder of a Hydra multirun.
 
@@ -152,21 +172,13 @@ def collect_runs(folder: str | Path) -> list[dict[str, Any]]:
         has none.
 
     Raises:
-        InputError: if the folder does not exist, or a file of results is not a JSON mapping.
+        InputError: if the folder does not exist; likewise as :func:`read_results`.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"'{folder}' is not a folder: give the folder of a multirun, which holds one folder per run")
-    rows = []
-    for path in sorted(folder.glob(f"*/{RESULTS_FILE}"), key=lambda path: split_numbers(path.parent.name)):
-        try:
-            row = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"'{path}' does not hold results: it is not JSON ({error}); repeat that run") from error
-        if not isinstance(row, dict):
-            raise InputError(f"'{path}' does not hold results: it is a JSON {type(row).__name__}, not a mapping")
-        rows.append({"name": path.parent.name, **row})
-    return rows
+    runs = sorted((path.parent for path in folder.glob(f"*/{RESULTS_FILE}")), key=lambda run: split_numbers(run.name))
+    return [{"name": run.name, **read_results(run)} for run in runs]
 
 
 def name_setting(overrides: Iterable[str]) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from divconq_pl.app.differences import Difference, is_plain, pair_over_classes, without_division
-from divconq_pl.app.going_on import name_program
-from divconq_pl.app.results import RESULTS_FILE, flatten
+from divconq_pl.app.results import RESULTS_FILE, flatten, read_results
 from divconq_pl.errors import InputError
 from divconq_pl.files import write_atomically
 
@@ -55,13 +53,7 @@ class Run:
             InputError: if it holds no results.
         """
         folder = Path(folder)
-        try:
-            results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{str(folder)!r} is no folder of a finished run: its {RESULTS_FILE} cannot be read ({error})"
-            ) from error
-        return cls(folder, results, _read_config(folder))
+        return cls(folder, read_results(folder), _read_config(folder))
 
     @property
     def place(self) -> str:
@@ -106,26 +98,23 @@ def write_queries(folder: Path, answers: Answers, labels: NDArray[np.int64]) -> 
     return write_atomically(folder / QUERIES_FILE, lambda file: np.savez_compressed(file, **content))
 
 
-def find_plain_run(folder: Path) -> Run | None:
-    """Find the newest run beside this one that trained the plain loss and differs in nothing else.
+def find_plain_run(run: Run) -> Run | None:
+    """Find the newest run beside a divided one that trained the plain loss and differs in nothing else.
 
     Looked at are the folders beside it and beside those of its parent, so those of one sweep and, where runs lie in
     ``outputs/DATE/TIME``, all others. A run with the same seed comes first.
     """
-    config = _read_config(folder)
-    if not config:
+    if run.is_plain or not run.config:
         return None
     found = []
-    for path in _list_neighbours(folder):
-        other = _read_config(path)
-        if other and _is_same_but_for_division(config, other):
-            try:
-                run = Run.read(path)
-            except InputError:  # still going on, or stopped
-                continue
-            if run.is_plain:
-                found.append(run)
-    return max(found, key=lambda run: run.config.get("seed") == config.get("seed"), default=None)
+    for folder in _list_neighbours(run.folder):
+        try:
+            other = Run.read(folder)
+        except InputError:  # it is not whole
+            continue
+        if other.is_plain and _is_same_but_for_division(run.config, other.config):
+            found.append(other)
+    return max(found, key=lambda other: other.config.get("seed") == run.config.get("seed"), default=None)
 
 
 def compare_queries(run: Run, other: Run, metric: str = "recall_at_1") -> Difference | None:
@@ -138,20 +127,21 @@ def compare_queries(run: Run, other: Run, metric: str = "recall_at_1") -> Differ
     return pair_over_classes(ours[metric], theirs[metric], ours["labels"])
 
 
-def judge(run: Run) -> str:
+def judge(run: Run, plain: Run | None, program: str) -> str:
     """Answer in one sentence whether dividing helped, or say how to find out.
 
     Args:
         run: the run that has just ended.
+        plain: what :func:`find_plain_run` found.
+        program: what is typed before the settings to train another one, see :func:`.spell_program`.
     """
     rest = without_division(run.overrides)
     if run.is_plain:
-        command = f"{name_program()} -m divide=none,hierarchical {shlex.join(rest)}"
+        command = f"{program} -m divide=none,hierarchical {shlex.join(rest)}"
         return f"Did dividing help? This is the plain loss; to compare: {command}"
-    plain = find_plain_run(run.folder)
     metric = "test/recall_at_1"
     if plain is None or plain.results.get(metric) is None or run.results.get(metric) is None:
-        command = f"{name_program()} {shlex.join([*rest, 'divide=none'])}"
+        command = f"{program} {shlex.join([*rest, 'divide=none'])}"
         return f"Did dividing help? No run of the plain loss with these settings is known here; to find out: {command}"
     ours, theirs = run.results[metric], plain.results[metric]
     text = f"Did dividing help? R@1 is {100 * ours:.1f} and that of the plain loss {100 * theirs:.1f} ({plain.place})"
@@ -166,7 +156,7 @@ def judge(run: Run) -> str:
 def _list_neighbours(folder: Path) -> Iterator[Path]:
     """Yield the folders beside a run, newest first."""
     folder = folder.resolve()
-    places = {*folder.parent.glob("*"), *folder.parent.parent.glob("*/*")} - {folder}
+    places = {*folder.parent.glob("*"), *folder.parent.parent.glob("*/*")}
     runs = [path for path in places if (path / RESULTS_FILE).is_file()]
     yield from sorted(runs, key=lambda path: (path / RESULTS_FILE).stat().st_mtime, reverse=True)[:_MOST_LOOKED_AT]
 

@@ -22,9 +22,9 @@ from divconq_pl.app.checks.images import check_findable, check_images, check_que
 from divconq_pl.app.checks.rehearsal import check_trainer, rehearse
 from divconq_pl.app.checks.values import check_arguments, check_values
 from divconq_pl.app.console import note, say
-from divconq_pl.app.evaluation import check_not_shared, check_protocol, embed, measure
+from divconq_pl.app.evaluation import check_protocol, embed, measure
 from divconq_pl.app.few_images import fit_to_few_images, list_asked
-from divconq_pl.app.going_on import score, spell_run
+from divconq_pl.app.going_on import score, spell_program, spell_run
 from divconq_pl.app.interruption import NoticeDeadWorkers, StopBetweenBatches
 from divconq_pl.app.live import ShowDivisions
 from divconq_pl.app.loggers import finish, log_settings, log_test
@@ -39,7 +39,7 @@ from divconq_pl.app.results import (
     name_selection,
     write_json,
 )
-from divconq_pl.app.runs import Run, judge, write_queries
+from divconq_pl.app.runs import Run, find_plain_run, judge, write_queries
 from divconq_pl.app.saving import read_epoch
 from divconq_pl.app.table import describe_worst, print_results
 from divconq_pl.data import RetrievalDataModule
@@ -119,9 +119,22 @@ def main(cfg: DictConfig) -> float:
 
         results = collect_results(cfg, data, best, metrics, seconds, notes)
         results["per_class"] = list_classes(answers, asked, data.tested[0].classes)
-        table = report(folder, results)
+        write_json(folder / RESULTS_FILE, results)
+        run = Run.read(folder)
+        plain = find_plain_run(run)
+        verdict = judge(run, plain, spell_program(HydraConfig.get()))
+        table = print_run(run, verdict)
         finish(trainer.loggers, sorted((folder / "pictures").glob("*.png")), table, step=trainer.global_step)
-        report_run(folder, cfg, data, notes, module=module, embeddings=embeddings, answers=answers, seconds=spent)
+        report_run(
+            *(folder, cfg, data, notes),
+            run=run,
+            plain=plain,
+            verdict=verdict,
+            module=module,
+            embeddings=embeddings,
+            answers=answers,
+            seconds=spent,
+        )
         return score(results, cfg.checkpoint.monitor)
 
 
@@ -208,8 +221,7 @@ def make_trainer(
     tested = cfg.trainer.get("limit_test_batches")
     trainer: pl.Trainer
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=list(loggers), limit_predict_batches=tested)
-    check_trainer(trainer)
-    check_not_shared(trainer, cfg.trainer)
+    check_trainer(trainer, cfg.trainer)
     return trainer
 
 
@@ -311,17 +323,13 @@ def _describe_clusters(divisions: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     return {f"division/{name}": first[name] for name in ("pairs_kept", "classes_per_cluster", "nmi_classes")}
 
 
-def report(folder: Path, results: Mapping[str, Any]) -> str:
-    """Write the results of a run into its folder, print them, and say whether dividing helped.
-
-    Returns:
-        The table that was printed.
-    """
-    write_json(folder / RESULTS_FILE, results)
-    title = f"{describe_protocol([results])}, {describe_selection([results])}: {describe_images([results])}"
-    table = print_results([results], title=title)
+def print_run(run: Run, verdict: str) -> str:
+    """Print the results of a run, and whether dividing helped; return the table."""
+    rows = [run.results]
+    title = f"{describe_protocol(rows)}, {describe_selection(rows)}: {describe_images(rows)}"
+    table = print_results(rows, title=title)
     note("\n" + table)
-    say(describe_worst(results["per_class"]))
-    say(judge(Run.read(folder)))
-    say(f"everything of this run is in {folder}")
+    say(describe_worst(run.results["per_class"]))
+    say(verdict)
+    say(f"everything of this run is in {run.folder}")
     return table

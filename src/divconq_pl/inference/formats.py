@@ -16,6 +16,8 @@ INPUT, OUTPUT = "images", "embeddings"
 
 Run = Callable[[Tensor], Tensor]
 
+_SHAPES = ({0: torch.export.Dim("batch", min=1)},)
+
 
 def trace(embedder: Embedder) -> torch.export.ExportedProgram:
     """Trace a network for any number of images, of the size that it was trained on.
@@ -25,9 +27,8 @@ def trace(embedder: Embedder) -> torch.export.ExportedProgram:
     """
     height, width = embedder.image_size or (64, 64)
     example = torch.zeros(2, embedder.preprocess.channels, height, width)
-    batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
-        return torch.export.export(embedder.module, (example,), dynamic_shapes=({0: batch},))
+        return torch.export.export(embedder.module, (example,), dynamic_shapes=_SHAPES)
 
 
 def write_torch_export(program: torch.export.ExportedProgram, path: Path, preprocessing: str) -> Run:
@@ -59,7 +60,13 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, preprocessing:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about parts of itself
         exported = torch.onnx.export(
-            program, input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False, external_data=False
+            program,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=_SHAPES,  # or the batch would have the name of a symbol of the trace
+            dynamo=True,
+            verbose=False,
+            external_data=False,
         )
     assert exported is not None  # which it is for dynamo=False only
     exported.model.metadata_props["preprocessing"] = preprocessing

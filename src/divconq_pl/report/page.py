@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from divconq_pl.files import write_atomically
 from divconq_pl.report.material import Material, Missing
@@ -55,10 +55,14 @@ def render(material: Material) -> str:
     )
 
 
-def make_environment(package: str = "divconq_pl.report") -> Environment:
-    """Return what the templates of a package are rendered with; whatever they are given is escaped."""
+def make_environment(*packages: str) -> Environment:
+    """Return what templates are rendered with; whatever they are given is escaped.
+
+    Args:
+        packages: whose templates come before those of the report.
+    """
     environment = Environment(
-        loader=PackageLoader(package),
+        loader=ChoiceLoader([*map(PackageLoader, packages), PackageLoader("divconq_pl.report")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -7,6 +7,7 @@ import uuid
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,12 +75,8 @@ def update_index(folder: str | Path, images: str | Path, embed: Embed, model: Mo
         next(walk(root, Counter()))
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / "lock", timeout=0):
-            store = Store(folder, writable=True)
-            try:
-                return _Build(folder, store, root, embed, model).run()
-            finally:
-                store.close()
+        with FileLock(folder / "lock", timeout=0), closing(Store(folder, writable=True)) as store:
+            return _Build(folder, store, root, embed, model).run()
     except Timeout:
         raise InputError(f"another build is at work in index={str(folder)!r}; wait until it has ended") from None
 

@@ -8,9 +8,9 @@ import os
 import random
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -100,16 +100,12 @@ class Store:
         with self._translating():
             # A reader, too, may have to take back what a killed build was about to write.
             mode = "rwc" if writable else "rw" if os.access(self.path, os.W_OK) else "ro"
-            self._rows = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode={mode}", uri=True, check_same_thread=False, isolation_level=None
-            )
-            if writable and not self._rows.execute("SELECT 1 FROM sqlite_master").fetchone():
+            uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+            self._rows = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level="IMMEDIATE")
+            if writable and not self._fetch("SELECT 1 FROM sqlite_master"):
                 self._rows.execute("PRAGMA page_size = 16384")  # or an embedding of 512 numbers would fill half a page
-                with self._at_once():
-                    for statement in filter(str.strip, _SCHEMA.split(";")):
-                        self._rows.execute(statement)
-                    self._rows.execute(f"PRAGMA user_version = {VERSION}")
-            (version,) = self._rows.execute("PRAGMA user_version").fetchone()
+                self._rows.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+        version = self._fetch_number("PRAGMA user_version")
         if version != VERSION:
             raise InputError(
                 f"index={str(folder)!r} is of version {version}, and this divconq-pl reads version {VERSION}; build it "
@@ -122,61 +118,53 @@ class Store:
 
     def read_state(self) -> State | None:
         """Return what holds for the index; None before its first build has begun."""
-        with self._translating():
-            found = self._rows.execute("SELECT state FROM about").fetchone()
-        if found is None:
+        found = self._fetch("SELECT state FROM about")
+        if not found:
             return None
-        values = json.loads(found[0])
+        values = json.loads(found[0][0])
         values["model"] = Model(*values["model"])
         values["coarse"] = values["coarse"] and Coarse(*values["coarse"])
         return State(**values)
 
     def begin(self, state: State) -> None:
         """Note what a first build is about, without rows of one that was about something else."""
-        with self._translating(), self._at_once():
-            self._rows.execute("DELETE FROM images")
+        with self._changing() as rows:
+            rows.execute("DELETE FROM images")
             self._write_state(state)
 
     def compare(self, files: Iterable[Found]) -> int:
         """Take a listing of the files as they are now, and return how many of them are to be embedded."""
-        with self._translating():
-            self._rows.executescript(
-                "DROP TABLE IF EXISTS temp.found; DROP TABLE IF EXISTS temp.missing;"
-                "CREATE TEMP TABLE found (path, size, modified, PRIMARY KEY (path, size, modified)) WITHOUT ROWID;"
+        with self._changing() as rows:
+            rows.execute(
+                "CREATE TEMP TABLE found (path, size, modified, PRIMARY KEY (path, size, modified)) WITHOUT ROWID"
             )
-            with self._at_once():
-                self._rows.executemany("INSERT INTO found VALUES (?, ?, ?)", files)
-            self._rows.execute(
+            rows.executemany("INSERT INTO found VALUES (?, ?, ?)", files)
+            rows.execute(
                 "CREATE TEMP TABLE missing AS SELECT path, size, modified FROM found WHERE NOT EXISTS (SELECT 1 FROM "
                 "images i WHERE (i.path, i.size, i.modified) = (found.path, found.size, found.modified))"
             )
-            return self._execute("SELECT count(*) FROM missing")
+        return self._fetch_number("SELECT count(*) FROM missing")
 
     def count_found(self, until: int) -> tuple[int, int]:
         """Return how many files were found, and how many of their paths are in the index, which ends at a number."""
         known = "WHERE EXISTS (SELECT 1 FROM images i WHERE i.path = found.path AND i.id <= ?)"
-        return self._count("found"), self._count(f"found {known}", until)
+        found = "SELECT count(*) FROM found"
+        return self._fetch_number(found), self._fetch_number(f"{found} {known}", until)
 
     def missing(self, size: int) -> Iterator[list[Found]]:
         """Yield the files that are to be embedded, so many at a time."""
-        first = 0
-        while True:
-            with self._translating():
-                rows = self._rows.execute(
-                    "SELECT path, size, modified FROM missing WHERE rowid > ? ORDER BY rowid LIMIT ?", [first, size]
-                ).fetchall()
-            if not rows:
-                return
-            first += len(rows)
-            yield [Found(*row) for row in rows]
+        with self._translating():
+            rows = self._rows.execute("SELECT path, size, modified FROM missing ORDER BY rowid")
+            while files := rows.fetchmany(size):
+                yield [Found(*file) for file in files]
 
     def add(self, files: Sequence[Found], vectors: Tensor) -> None:
         """Add embedded images, which wait for the end of the build."""
-        rows = vectors.numpy().astype("<f4", copy=False)
-        with self._translating(), self._at_once():
-            self._rows.executemany(
+        values = vectors.numpy().astype("<f4", copy=False)
+        with self._changing() as rows:
+            rows.executemany(
                 "INSERT INTO images (path, size, modified, vector) VALUES (?, ?, ?, ?)",
-                ((*file, row.tobytes()) for file, row in zip(files, rows, strict=True)),
+                ((*file, vector.tobytes()) for file, vector in zip(files, values, strict=True)),
             )
 
     def finish(self, state: State) -> tuple[State, tuple[int, int, int]]:
@@ -193,14 +181,14 @@ class Store:
             "FROM images WHERE NOT EXISTS (SELECT 1 FROM found f WHERE (f.path, f.size, f.modified) = "
             "(images.path, images.size, images.modified))"
         )
-        with self._translating(), self._at_once():
-            lost = self._execute(f"SELECT count(*) {gone} AND id <= ?", old)
-            again = f"SELECT count(*) {gone} AND id <= ?1 AND EXISTS (SELECT 1 FROM images j WHERE j.path = images.path"
-            changed = self._execute(f"{again} AND j.id > ?1)", old)
-            self._rows.execute(f"INSERT INTO gone SELECT id {gone}")
-            self._rows.execute(f"DELETE {gone}")
-            new = self._execute("SELECT count(*) FROM images WHERE id > ?", old)
-            until = self._execute("SELECT coalesce(max(id), 0) FROM images")
+        lost = self._fetch_number(f"SELECT count(*) {gone} AND id <= ?", old)
+        again = f"SELECT count(*) {gone} AND id <= ?1 AND EXISTS (SELECT 1 FROM images j WHERE j.path = images.path"
+        changed = self._fetch_number(f"{again} AND j.id > ?1)", old)
+        with self._changing() as rows:
+            rows.execute(f"INSERT INTO gone SELECT id {gone}")
+            rows.execute(f"DELETE {gone}")
+            new = self.count_after(old)
+            until = self._fetch_number("SELECT coalesce(max(id), 0) FROM images")
             state = state._replace(total=state.total + new - lost, until=max(old, until))
             self._write_state(state)
         return state, (new - changed, changed, lost - changed)
@@ -208,24 +196,23 @@ class Store:
     def set_coarse(self, state: State, coarse: Coarse | None) -> State:
         """Note new inverted lists, made of all images that are in the index, or that there are none."""
         state = state._replace(coarse=coarse)
-        with self._translating(), self._at_once():
-            self._rows.execute("DELETE FROM gone")
+        with self._changing() as rows:
+            rows.execute("DELETE FROM gone")
             self._write_state(state)
         return state
 
     def count_after(self, number: int) -> int:
         """Return how many images have larger numbers."""
-        return self._count("images WHERE id > ?", number)
+        return self._fetch_number("SELECT count(*) FROM images WHERE id > ?", number)
 
     def read_dim(self) -> int:
         """Return the width of the embeddings; 0 where there are none."""
-        with self._translating():
-            return self._execute("SELECT coalesce(max(length(vector)), 0) / 4 FROM (SELECT vector FROM images LIMIT 1)")
+        first = "SELECT vector FROM images LIMIT 1"
+        return self._fetch_number(f"SELECT coalesce(max(length(vector)), 0) / 4 FROM ({first})")
 
     def list_gone(self) -> list[int]:
         """Return the numbers of images that are in the inverted lists and not in the index any more."""
-        with self._translating():
-            return [number for (number,) in self._rows.execute("SELECT id FROM gone")]
+        return [number for (number,) in self._fetch("SELECT id FROM gone")]
 
     def draw(self, count: int, until: int) -> dict[int, tuple[Path, Tensor]]:
         """Read about so many images up to a number, at random."""
@@ -234,13 +221,8 @@ class Store:
 
     def blocks(self, first: int, until: int) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Yield numbers (n,) and embeddings (n, d) of the images from one number on until another."""
-        while True:
-            with self._translating():
-                rows = self._rows.execute(
-                    "SELECT id, vector FROM images WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?", [first, until, BLOCK]
-                ).fetchall()
-            if not rows:
-                return
+        block = "SELECT id, vector FROM images WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
+        while rows := self._fetch(block, first, until, BLOCK):
             yield np.array([number for number, _ in rows]), _to_tensor([vector for _, vector in rows])
             first = rows[-1][0] + 1
 
@@ -252,21 +234,19 @@ class Store:
             limit: how many to return at most.
         """
         found: dict[int, tuple[Path, Tensor]] = {}
-        with self._translating():
-            for number in numbers:
-                if len(found) == limit:
-                    break
-                row = self._rows.execute("SELECT path, vector FROM images WHERE id = ?", [number]).fetchone()
-                if row is not None:
-                    found[number] = Path(os.fsdecode(row[0])), _to_tensor([row[1]])[0]
+        for number in numbers:
+            if len(found) == limit:
+                break
+            for path, vector in self._fetch("SELECT path, vector FROM images WHERE id = ?", number):
+                found[number] = Path(os.fsdecode(path)), _to_tensor([vector])[0]
         return found
 
-    def _count(self, what: str, *values: int) -> int:
+    def _fetch(self, statement: str, *values: int) -> list[Any]:
         with self._translating():
-            return self._execute(f"SELECT count(*) FROM {what}", *values)
+            return self._rows.execute(statement, values).fetchall()
 
-    def _execute(self, statement: str, *values: int) -> int:
-        (number,) = self._rows.execute(statement, values).fetchone()
+    def _fetch_number(self, statement: str, *values: int) -> int:
+        ((number,),) = self._fetch(statement, *values)
         return int(number)
 
     def _write_state(self, state: State) -> None:
@@ -274,14 +254,10 @@ class Store:
         self._rows.execute("INSERT INTO about VALUES (?)", [json.dumps(state._asdict())])
 
     @contextmanager
-    def _at_once(self) -> Iterator[None]:
-        self._rows.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._rows.execute("ROLLBACK")
-            raise
-        self._rows.execute("COMMIT")
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """Change everything or, where something fails, nothing."""
+        with self._translating(), self._rows:
+            yield self._rows
 
     @contextmanager
     def _translating(self) -> Iterator[None]:
@@ -303,11 +279,8 @@ def read_state(folder: Path) -> State | None:
     """Return what holds for the index in a folder; None where there is none, not even one that was begun."""
     if not (folder / FILE).is_file():
         return None
-    store = Store(folder)
-    try:
+    with closing(Store(folder)) as store:
         return store.read_state()
-    finally:
-        store.close()
 
 
 def _to_tensor(vectors: Sequence[bytes]) -> Tensor:

@@ -68,6 +68,19 @@ def check_search(config: DictConfig) -> None:
         raise InputError("no index given; use index=FOLDER, with checkpoint=PATH images=FOLDER to build it")
 
 
+def check_exporting(config: DictConfig) -> None:
+    """Refuse to export nothing.
+
+    Args:
+        config: conf/export.yaml, as the user changed it.
+
+    Raises:
+        InputError: it names the key.
+    """
+    if OmegaConf.is_missing(config, "checkpoint"):
+        raise InputError("no checkpoint given; use checkpoint=PATH, the folder of a run or a file in its 'checkpoints'")
+
+
 def _check_complete(config: DictConfig, but: str = "") -> None:
     plain: Any = OmegaConf.to_container(config, resolve=False)
     for key in _list_missing(plain):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -47,11 +48,12 @@ def rehearse(module: DivideConquerModule, data: RetrievalDataModule) -> None:
             copy.deepcopy(module.loss)(embeddings, labels, pairs)
 
 
-def check_trainer(trainer: pl.Trainer) -> None:
+def check_trainer(trainer: pl.Trainer, settings: Mapping[Any, Any]) -> None:
     """Refuse settings that a Trainer accepts, but that make a run fail in the middle or at its end.
 
     Args:
         trainer: the Trainer of the run.
+        settings: what it was built from.
 
     Raises:
         InputError: it names the setting.
@@ -60,6 +62,10 @@ def check_trainer(trainer: pl.Trainer) -> None:
         raise InputError("trainer.check_val_every_n_epoch=0 is not possible; use 1 or more, or selection=last_epoch")
     if trainer.limit_test_batches == 0:
         raise InputError("trainer.limit_test_batches=0 leaves no image to test on; use null, or 1 or more")
+    if trainer.world_size > 1 and settings.get("use_distributed_sampler", True):
+        raise InputError(
+            "trainer.use_distributed_sampler=true gives each process only a share of the test images; use false"
+        )
 
 
 @contextmanager
