@@ -62,13 +62,6 @@ def test_other_images_are_refused_by_name(names, labels, message):
         check_images(prints(NAMES), prints(names, labels), names.__getitem__)
 
 
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stopped")
-    fit(folder)
-    return folder
-
-
 def other_class(**options):
     labels = Vectors().targets.clone()
     labels[3] += 1
@@ -93,9 +86,9 @@ def other_class(**options):
         ("036-epoch", {"divide": {"split_depth": 1}}, "split_depth of 2 or more"),
     ],
 )
-def test_a_training_goes_on_with_what_it_began_with(stopped, name, options, message):
+def test_a_training_goes_on_with_what_it_began_with(whole_run, name, options, message):
     with pytest.raises(InputError, match=message):
-        fit(None, stopped / f"{name}.ckpt", **options)
+        fit(None, whole_run.folder / f"{name}.ckpt", **options)
 
 
 @pytest.mark.parametrize(
@@ -105,9 +98,9 @@ def test_a_training_goes_on_with_what_it_began_with(stopped, name, options, mess
         ("029-step", {"divide": {"conquer_at": 5}}, "conquer_at=5 instead of 4"),
     ],
 )
-def test_what_may_change_is_said(stopped, name, options, message):
+def test_what_may_change_is_said(whole_run, name, options, message):
     with pytest.warns(UserWarning, match=message):
-        module, _ = fit(None, stopped / f"{name}.ckpt", **options)
+        module, _ = fit(None, whole_run.folder / f"{name}.ckpt", **options)
     assert module.seen[-1][0] == 5
 
 
@@ -118,9 +111,9 @@ def test_a_plain_training_may_be_divided_from_a_checkpoint_on(subspaces, tmp_pat
     assert [summary["epoch"] for summary in divide.history] == [1, 2, 3]
 
 
-def test_a_state_from_before_the_first_division_replaces_a_later_one(stopped):
+def test_a_state_from_before_the_first_division_replaces_a_later_one(whole_run):
     _, divide = fit()
-    early = torch.load(stopped / "005-step.ckpt", weights_only=True)["callbacks"]["DivideConquerCallback"]
+    early = torch.load(whole_run.folder / "005-step.ckpt", weights_only=True)["callbacks"]["DivideConquerCallback"]
     divide.load_state_dict(early)
     assert divide.division is None
     assert divide.history == []
@@ -134,13 +127,13 @@ class Diverging(Restless):
         return loss * float("nan") if self.global_step == 30 else loss
 
 
-def test_a_loss_that_is_no_number_ends_the_training_before_it_gets_into_the_weights(tmp_path):
+def test_a_loss_that_is_no_number_ends_the_training_before_it_gets_into_the_weights(whole_run, tmp_path):
     with pytest.raises(InputError, match=r"is nan in epoch 2 for batch 6 of learner \d \([\d, ]*\); the") as e:
         fit(tmp_path, make=Diverging)
     images = [int(i) for i in str(e.value).split("(")[1].split(")")[0].split(", ")]
     kept = torch.load(tmp_path / "030-step.ckpt", weights_only=True)["state_dict"]
     assert all(bool(value.isfinite().all()) for value in kept.values())
-    straight, _ = fit()
+    straight = whole_run.module
     assert images == straight.seen[30][1]
     resumed, _ = fit(None, tmp_path / "030-step.ckpt", seed=9)
     assert resumed.seen == straight.seen[30:]

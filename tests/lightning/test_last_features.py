@@ -209,22 +209,27 @@ def test_a_second_fit_of_the_same_callback_knows_nothing_of_the_first():
 TRAINING = {"divide": {"features": "training"}}
 
 
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """A run that was never stopped, and the folder of all its checkpoints."""
+    folder = tmp_path_factory.mktemp("whole_run")
+    return fit(folder, **TRAINING)[0], folder
+
+
 @pytest.mark.parametrize("step", [14, 25, 31])
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_after_backward", "on_train_batch_end"])
 @pytest.mark.parametrize("before", [True, False])
-def test_a_batch_that_failed_is_noted_when_it_is_run_again(hook, step, before, tmp_path):
-    straight, _ = fit(**TRAINING)
+def test_a_batch_that_failed_is_noted_when_it_is_run_again(whole_run, hook, step, before, tmp_path):
+    straight, _ = whole_run
     with pytest.raises(Stop):
         fit(None, None, StopAt(hook, step), KeepAtException(tmp_path), before=before, **TRAINING)
     resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9, **TRAINING)
     assert same(weights(straight), weights(resumed))
 
 
-def test_a_checkpoint_carries_what_the_next_division_asks_for_and_no_more(tmp_path):
-    fit(tmp_path, **TRAINING)
-
+def test_a_checkpoint_carries_what_the_next_division_asks_for_and_no_more(whole_run):
     def carried(name):
-        path = tmp_path / f"{name}.ckpt"
+        path = whole_run[1] / f"{name}.ckpt"
         return torch.load(path, weights_only=True)["callbacks"]["DivideConquerCallback"]["features"]
 
     assert carried("012-epoch") is None, "no batch of the user's own loader is noted"

@@ -28,6 +28,10 @@ MOMENTS = {
 
 def assert_all_lead_to_the_same_end(folder, names, **options):
     straight, divide = fit(folder, **options)
+    assert_these_lead_to(straight, divide, folder, names, **options)
+
+
+def assert_these_lead_to(straight, divide, folder, names, **options):
     for name in names:
         torch.load(folder / f"{name}.ckpt", weights_only=True)
         resumed, again = fit(None, folder / f"{name}.ckpt", seed=9, **options)
@@ -39,9 +43,14 @@ def assert_all_lead_to_the_same_end(folder, names, **options):
             assert [s["sizes"] for s in divide.history] == [s["sizes"] for s in again.history]
 
 
-@pytest.mark.parametrize("subspaces", ["fixed", "learned", "random"])
-def test_every_checkpoint_leads_to_the_same_end(tmp_path, subspaces):
-    assert_all_lead_to_the_same_end(tmp_path, MOMENTS.values(), subspaces=subspaces)
+def test_every_checkpoint_leads_to_the_same_end(whole_run):
+    assert_these_lead_to(whole_run.module, whole_run.divide, whole_run.folder, MOMENTS.values())
+
+
+@pytest.mark.parametrize("subspaces", ["learned", "random"])
+def test_so_it_does_with_subspaces_that_have_a_state(tmp_path, subspaces):
+    moments = ["before a division", "after a division", "divided", "last batch", "merged"]
+    assert_all_lead_to_the_same_end(tmp_path, [MOMENTS[moment] for moment in moments], subspaces=subspaces)
 
 
 def test_so_it_does_where_the_features_of_training_are_divided(tmp_path):
@@ -166,12 +175,17 @@ def test_whatever_else_the_trainer_does(tmp_path, options, names):
     assert_all_lead_to_the_same_end(tmp_path, names, **options)
 
 
-@pytest.mark.parametrize("step", [1, 7, 25, 31, 49, 55])
 @pytest.mark.parametrize(
-    "hook", ["on_train_batch_start", "on_before_backward", "on_after_backward", "on_train_batch_end"]
+    ("hook", "step"),
+    [
+        *(("on_after_backward", step) for step in (1, 7, 25, 31, 49, 55)),
+        *(("on_train_batch_start", step) for step in (1, 25, 55)),
+        *(("on_train_batch_end", step) for step in (7, 25, 49)),
+        ("on_before_backward", 31),
+    ],
 )
-def test_an_exception_in_the_middle_of_a_step_leaves_the_last_whole_batch(tmp_path, hook, step):
-    straight, _ = fit()
+def test_an_exception_in_the_middle_of_a_step_leaves_the_last_whole_batch(whole_run, tmp_path, hook, step):
+    straight = whole_run.module
     with pytest.raises(Stop):
         fit(None, None, StopAt(hook, step), KeepAtException(tmp_path))
     resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9)
@@ -201,8 +215,8 @@ def test_a_buffer_that_the_interrupted_step_has_made_is_no_trouble(tmp_path):
 @pytest.mark.parametrize("step", [12, 24, 36, 48])
 @pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_validation_end", "on_train_epoch_start"])
 @pytest.mark.parametrize("before", [True, False])
-def test_an_exception_between_two_epochs_loses_neither(tmp_path, hook, step, before):
-    straight, _ = fit()
+def test_an_exception_between_two_epochs_loses_neither(whole_run, tmp_path, hook, step, before):
+    straight = whole_run.module
     with pytest.raises(Stop):
         fit(None, None, StopAt(hook, step), KeepAtException(tmp_path), before=before)
     resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9)
@@ -210,10 +224,15 @@ def test_an_exception_between_two_epochs_loses_neither(tmp_path, hook, step, bef
     assert same(weights(straight), weights(resumed))
 
 
+@pytest.fixture(scope="module")
+def validated_twice():
+    return fit(val_check_interval=0.5)[0]
+
+
 @pytest.mark.parametrize("step", [19, 31, 55])
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_after_backward"])
-def test_an_exception_in_the_step_after_a_validation_does_not_validate_again(tmp_path, hook, step):
-    straight, _ = fit(val_check_interval=0.5)
+def test_an_exception_in_the_step_after_a_validation_does_not_validate_again(validated_twice, tmp_path, hook, step):
+    straight = validated_twice
     with pytest.raises(Stop):
         fit(None, None, StopAt(hook, step), KeepAtException(tmp_path), val_check_interval=0.5)
     resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9, val_check_interval=0.5)
@@ -223,8 +242,8 @@ def test_an_exception_in_the_step_after_a_validation_does_not_validate_again(tmp
 
 
 @pytest.mark.parametrize("last", ["on_after_backward", "on_train_epoch_end"])
-def test_a_run_that_is_stopped_again_and_again_knows_where_it_is(tmp_path, last):
-    straight, _ = fit()
+def test_a_run_that_is_stopped_again_and_again_knows_where_it_is(whole_run, tmp_path, last):
+    straight = whole_run.module
     path = None
     stops = [("on_train_epoch_start", 24)] * 3 + [("on_after_backward", 30)] * 2 + [(last, 36), (last, 48)]
     for number, (hook, step) in enumerate(stops):
@@ -239,14 +258,14 @@ def test_a_run_that_is_stopped_again_and_again_knows_where_it_is(tmp_path, last)
 
 @pytest.mark.parametrize("name", ["005-step", "024-epoch", "029-step", "055-step"])
 @pytest.mark.parametrize("before", [True, False])
-def test_a_run_that_is_stopped_before_it_goes_on_loses_nothing(tmp_path, name, before):
+def test_a_run_that_is_stopped_before_it_goes_on_loses_nothing(whole_run, tmp_path, name, before):
     class StopAtOnce(pl.Callback):
         def on_train_start(self, *_):
             raise Stop
 
-    straight, _ = fit(tmp_path)
+    straight = whole_run.module
     with pytest.raises(Stop):
-        fit(None, tmp_path / f"{name}.ckpt", StopAtOnce(), KeepAtException(tmp_path), seed=7, before=before)
+        fit(None, whole_run.folder / f"{name}.ckpt", StopAtOnce(), KeepAtException(tmp_path), seed=7, before=before)
     resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9)
     assert straight.seen[len(straight.seen) - len(resumed.seen) :] == resumed.seen
     assert same(weights(straight), weights(resumed))
@@ -254,8 +273,8 @@ def test_a_run_that_is_stopped_before_it_goes_on_loses_nothing(tmp_path, name, b
 
 @pytest.mark.parametrize("hook", ["on_validation_batch_start", "on_validation_batch_end"])
 @pytest.mark.parametrize("step", [12, 36])
-def test_an_exception_in_validation_has_it_begin_anew(tmp_path, hook, step):
-    straight, _ = fit()
+def test_an_exception_in_validation_has_it_begin_anew(whole_run, tmp_path, hook, step):
+    straight = whole_run.module
     with pytest.raises(Stop):
         fit(None, None, StopAt(hook, step), KeepAtException(tmp_path))
     resumed, _ = fit(None, tmp_path / "exception.ckpt", seed=9)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ class LearnedSubspaces(Subspaces):
         for k in range(len(children) // 2):
             self.get_parameter(f"mask_{k}").copy_((children[2 * k] + children[2 * k + 1]) / 2)
 
-    def own_parameters(self, learners: Iterable[int]) -> list[nn.Parameter]:
+    def own_parameters(self, learners: Collection[int]) -> list[nn.Parameter]:
         """Return the masks of these learners."""
         return [self.get_parameter(f"mask_{k}") for k in learners]
 

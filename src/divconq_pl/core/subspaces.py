@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,9 +88,9 @@ class Subspaces(nn.Module, ABC):
         """Return the coordinates that belong to none of these learners, int64; None if all learners share all."""
         return None
 
-    def own_parameters(self, learners: Iterable[int]) -> list[nn.Parameter]:
+    def own_parameters(self, learners: Collection[int]) -> list[nn.Parameter]:
         """Return the parameters that a step is to change after batches of these learners; all by default."""
-        return list(self.parameters()) if any(True for _ in learners) else []
+        return list(self.parameters()) if learners else []
 
     def penalty(self) -> Tensor | None:
         """Return what is added to the loss of every step while the embedding is divided, or None."""
@@ -226,11 +226,11 @@ class FixedSubspaces(Subspaces):
         return slices.index_select(dim, self.learner).squeeze(dim)
 
     def mask(self, values: Tensor, dim: int) -> Tensor:
-        """Return all coordinates, those outside of the active slice as zeros."""
-        inside = torch.arange(self.width, device=values.device) // (self.width >> self.depth) == self.learner
-        return values * shape_along(inside.to(values.dtype), dim, values.ndim)
+        """Return all coordinates, those that the active learner does not see as zeros."""
+        inside = values.new_zeros(self.width).index_fill(0, self.seen(), 1)
+        return values * shape_along(inside, dim, values.ndim)
 
-    def seen(self) -> Tensor | None:
+    def seen(self) -> Tensor:
         """Return the coordinates of the active slice, int64."""
         size = self.width >> self.depth
         return self.learner * size + torch.arange(size, device=self.learner.device)
@@ -295,11 +295,6 @@ class RandomSubspaces(FixedSubspaces):
     def part(self, values: Tensor, dim: int) -> Tensor:
         """Return the coordinates that were drawn."""
         return values.index_select(dim, self.coordinates)
-
-    def mask(self, values: Tensor, dim: int) -> Tensor:
-        """Return all coordinates, those that were not drawn as zeros."""
-        inside = torch.zeros(self.width, dtype=values.dtype, device=values.device)
-        return values * shape_along(inside.index_fill(0, self.coordinates, 1), dim, values.ndim)
 
     def seen(self) -> Tensor:
         """Return the coordinates that were drawn, int64."""

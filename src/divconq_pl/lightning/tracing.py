@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,64 +70,39 @@ class Trace:
         for call in self.calls:
             for output in call.outputs if isinstance(call.module, kind) else ():
                 by_node.setdefault(output.grad_fn, []).append(call)
-        found: list[Call] = []
 
-        def stop(node: Any) -> bool:
-            if node in by_node:
-                found.extend(call for call in by_node[node] if call not in found)
-                return True
-            return unmixed and type(node).__name__.startswith(_MIXING)
+        def ends(node: Any) -> bool:
+            return node in by_node or (unmixed and type(node).__name__.startswith(_MIXING))
 
-        _walk(tensor.grad_fn, stop)
-        return found
+        return list(dict.fromkeys(call for node in _walk([tensor], ends) for call in by_node.get(node, ())))
 
     def reaches(self, tensor: Tensor, outputs: Collection[Tensor], *, around: Collection[Tensor] = ()) -> bool:
         """Tell whether a tensor was computed from one of ``outputs`` by a way that does not go through ``around``."""
         goals, closed = {output.grad_fn for output in outputs}, {value.grad_fn for value in around}
-        met: list[Any] = []
-
-        def stop(node: Any) -> bool:
-            if node in goals:
-                met.append(node)
-            return node in goals or node in closed
-
-        _walk(tensor.grad_fn, stop)
-        return bool(met)
+        return any(node in goals for node in _walk([tensor], lambda node: node in goals or node in closed))
 
     def is_given(self, outputs: Collection[Tensor]) -> bool:
         """Tell whether losses are given one of ``outputs``, perhaps pooled or normalised, and not a function of it."""
-        goals, met = {output.grad_fn for output in outputs}, [all(given.grad_fn is None for given in self.given)]
+        goals = {output.grad_fn for output in outputs}
 
-        def stop(node: Any) -> bool:
-            met.append(node in goals)
+        def ends(node: Any) -> bool:
             return node in goals or type(node).__name__.startswith(_PRODUCTS)
 
-        for given in self.given:
-            _walk(given.grad_fn, stop)
-        return any(met)
+        unknown = all(given.grad_fn is None for given in self.given)
+        return unknown or any(node in goals for node in _walk(self.given, ends))
 
     def consumers(self, outputs: list[Tensor]) -> list[Call]:
         """Return the calls that were given one of these tensors, or what was computed from it without a module."""
-        calls = [call for call in self.calls if any(output in _Identities(outputs) for output in call.outputs)]
+        made = set(outputs)  # a tensor is found in a set by what it is, and not by its values
+        makers = [call for call in self.calls if not made.isdisjoint(call.outputs)]
         return [
             call
             for call in self.calls
-            if call not in calls
+            if call not in makers
             and any(
-                tensor in _Identities(outputs) or any(source in calls for source in self.sources(tensor))
-                for tensor in call.inputs
+                tensor in made or any(source in makers for source in self.sources(tensor)) for tensor in call.inputs
             )
         ]
-
-
-class _Identities:
-    """Tensors, to be compared by what they are and not by their values."""
-
-    def __init__(self, tensors: list[Tensor]) -> None:
-        self._ids = {id(tensor) for tensor in tensors}
-
-    def __contains__(self, tensor: object) -> bool:
-        return id(tensor) in self._ids
 
 
 class _Scores(TorchFunctionMode):
@@ -260,13 +235,16 @@ def _fits(call: Call, width: int | None) -> bool:
     return is_vector and width in (None, values.shape[embedding_dim(values, call.module, width)])
 
 
-def _walk(start: Any, stop: Callable[[Any], bool]) -> None:
-    """Go through the graph of operations from a result to its sources, no further where ``stop`` says so."""
-    fringe, seen = [start], set()
+def _walk(tensors: Iterable[Tensor], ends: Callable[[Any], bool]) -> list[Any]:
+    """Go through the graph of operations from results to their sources, and return the nodes at which it ``ends``."""
+    fringe, seen, met = [tensor.grad_fn for tensor in tensors], set(), []
     while fringe:
-        node = fringe.pop()
+        node: Any = fringe.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if not stop(node):
+        if ends(node):
+            met.append(node)
+        else:
             fringe += [before for before, _ in node.next_functions]
+    return met

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from divconq_pl.core.subspaces import Subspaces
+from divconq_pl.core.subspaces import Subspaces, shape_along
 from divconq_pl.losses.hooks import Hook, Removable
 
 ROUNDING, HALF_ROUNDING = 1e-3, 3e-2
@@ -78,7 +78,7 @@ class OutputMask:
             if self.watches:
                 share = share_outside(gradient, outside, dim)
                 self.leaks |= share > (HALF_ROUNDING if gradient.element_size() == 2 else ROUNDING)
-            return gradient * _along(~outside, gradient, dim)
+            return gradient.masked_fill(shape_along(outside, dim, gradient.ndim), 0)
 
         output.register_hook(remove)
 
@@ -104,10 +104,6 @@ def embedding_dim(values: Tensor, layer: nn.Module, width: int | None = None) ->
     first = values.ndim == 4 or (values.ndim == 3 and ends[-1:] == [True])
     dims = (1, last) if first else (last, 1)
     return next((dim for dim in dims if dim <= last and values.shape[dim] == width), dims[0])
-
-
-def _along(vector: Tensor, values: Tensor, dim: int) -> Tensor:
-    return vector.to(values.dtype).view([-1 if i == dim else 1 for i in range(values.ndim)])
 
 
 def _keep_statistics(norm: nn.Module, subspaces: Subspaces) -> tuple[Removable, ...]:
