@@ -100,7 +100,7 @@ def all_rows() -> list[Row]:
         for name in (PLAIN, "fixed subspaces", "clusters alone", "learned masks"):
             rows.append(Row(f"objects, {colours} colours", name, (*views, *METHODS[name]), 3))
     for loss in LOSSES:
-        for name in (PLAIN, "fixed subspaces"):
+        for name in (PLAIN, "fixed subspaces", "clusters alone"):
             rows.append(Row(loss, name, ("dataset=sides", f"loss={loss}", *METHODS[name]), 3))
     for epochs in (24, 48):
         for name in (PLAIN, "fixed subspaces"):
