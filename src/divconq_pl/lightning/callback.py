@@ -202,11 +202,13 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
 
     def draw_batches(self, trainer: pl.Trainer, *, renew: bool, done: int) -> None:
         """Let the epoch's batches come from single clusters, or from the user's own loader while there is one."""
-        if self._clusters is None and not self._router.is_in_use:
+        if self._clusters is None or not self._clusters.depth:
+            self._router.draw_from_user(trainer)
             super().draw_batches(trainer, renew=renew, done=done)
         else:
+            assert self.labels is not None, "a division comes with its labels"
             renew = renew and not loaders.restores_its_batches(trainer)
-            self._router.enter_epoch(trainer, self._clusters, self.labels, self._since, renew=renew, done=done)
+            self._router.draw_from_clusters(trainer, self._clusters, self.labels, self._since, renew=renew, done=done)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -252,14 +254,14 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
         """Leave module and loaders as they were."""
         if stage == "fit":
             self._learners.detach()
-            self._router.give_back(trainer)
+            loaders.give_loader_back(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the module as it was, at the last whole batch, whatever happened in the middle of one."""
         self._return_to_full_embedding()
         super().on_exception(trainer, pl_module, exception)
         self._learners.detach()
-        self._router.give_back(trainer)
+        loaders.give_loader_back(trainer)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -53,11 +53,6 @@ class BatchRouter:
         self._learners: list[int] = []
         self._consumed = 0
 
-    @property
-    def is_in_use(self) -> bool:
-        """Whether batches have come from here, and not from the user's loader alone."""
-        return self._own_loader is not None
-
     def drawable(self, trainer: pl.Trainer) -> Drawable:
         """Return the loader that the user gave, with what it can draw.
 
@@ -107,37 +102,26 @@ class BatchRouter:
                 "images together, and these equally often"
             )
 
-    def enter_epoch(
-        self,
-        trainer: pl.Trainer,
-        division: Division | None,
-        labels: Tensor | None,
-        since: int,
-        *,
-        renew: bool = False,
-        done: int = 0,
+    def draw_from_user(self, trainer: pl.Trainer) -> None:
+        """Let the epoch's batches be those of the user's own loader."""
+        self._learners, self._consumed = [], 0
+        loaders.set_train_loader(trainer, loaders.users_loaders(trainer)[0])
+
+    def draw_from_clusters(
+        self, trainer: pl.Trainer, division: Division, labels: Tensor, since: int, *, renew: bool, done: int
     ) -> None:
-        """Choose the loader of the current epoch.
+        """Let each of the epoch's batches come from a single cluster.
 
         Args:
             trainer: the running fit.
-            division: the clusters, or None.
-            labels: classes of the training images, where there are clusters.
+            division: the clusters.
+            labels: classes of the training images.
             since: the epoch since which there are these clusters.
             renew: ask for the epoch's batches anew, even if the loader stays the same.
             done: batches of the epoch that were trained on before a resume, which are passed over.
         """
-        self._learners, self._consumed = [], 0
-        if division is None or division.depth == 0:
-            if self._own_loader is not None:  # or the loader is the user's, whatever it is
-                loaders.set_train_loader(trainer, loaders.get_train_loader(trainer), renew=renew)
-            elif renew:
-                loaders.renew_batches(trainer)
-            loaders.pass_over(trainer, done)
-            return
         drawable = self.drawable(trainer)
         if self._own_loader is None or division is not self._division or drawable.loader is not self._copied:
-            assert labels is not None, "a division comes with its labels"
             sampler = ClusterBatchSampler(
                 division.assignment,
                 labels,
@@ -167,11 +151,7 @@ class BatchRouter:
         loaders.set_train_loader(trainer, loader, renew=renew)
         loaders.pass_over(trainer, done - sampler.start)
         self._own_loader, self._copied, self._division = loader, drawable.loader, division
-        self._learners = sampler.schedule[done:]
-
-    def give_back(self, trainer: pl.Trainer) -> None:
-        """Leave the user's loaders as they were."""
-        loaders.give_loader_back(trainer)
+        self._learners, self._consumed = sampler.schedule[done:], 0
 
     def next_learner(self) -> int | None:
         """Return the learner that the next batch belongs to, None if it belongs to all."""
