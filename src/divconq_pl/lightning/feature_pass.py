@@ -36,7 +36,6 @@ _SAMPLE, _NAMED = 256, 3
 
 def extract_training_features(
     trainer: pl.Trainer,
-    pl_module: pl.LightningModule,
     layer: nn.Module,
     loader: DataLoader[Any],
     reader: DataReader,
@@ -55,8 +54,7 @@ def extract_training_features(
 
     Args:
         trainer: the running fit.
-        pl_module: the network.
-        layer: its embedding layer.
+        layer: the embedding layer.
         loader: the training loader; images are loaded in its way.
         reader: how batches give labels.
         way: how a batch becomes features.
@@ -73,6 +71,7 @@ def extract_training_features(
             infinite, or there is no room for them.
         RuntimeError: if a worker of the loader died.
     """
+    module = trainer.lightning_module
     dataset = loader.dataset if cluster_dataset is None else cluster_dataset
     num_images = len(dataset)  # type: ignore[arg-type]
     check_same_images(dataset, loader.dataset)
@@ -100,7 +99,7 @@ def extract_training_features(
         del seen[len(store) :]  # of a batch that memory ran out for
         sampler = BatchSampler(images[len(store) :], size, drop_last=False)
         batches = loaders.with_batches(loader, sampler, dataset=dataset, persistent_workers=False, generator=None)
-        extract_features(pl_module, layer, _with_progress(trainer, batches), forward, take, side=way.side)
+        extract_features(module, layer, _with_progress(trainer, batches), forward, take, side=way.side)
 
     if len(images):
         with isolate_rng(), trainer.precision_plugin.forward_context(), progress.not_training(trainer):
@@ -115,7 +114,7 @@ def extract_training_features(
         rows = last.complete(rows)
         bad = [share[i] for i in torch.nonzero(~rows.sum(1).isfinite()).flatten().tolist()]
     features = Features(
-        rows, size=num_images, rank=trainer.global_rank, world_size=trainer.world_size, device=pl_module.device
+        rows, size=num_images, rank=trainer.global_rank, world_size=trainer.world_size, device=module.device
     )
     _refuse_bad(features, bad, dataset)
     _warn_if_collapsed(features)

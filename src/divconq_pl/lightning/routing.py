@@ -40,7 +40,7 @@ class BatchRouter:
         self._allotment: Allotment = allotment
         self._draw: Draw = draw
         self._seed = seed
-        self._reader = reader
+        self.reader = reader
         self.reset()
 
     def reset(self) -> None:
@@ -70,6 +70,14 @@ class BatchRouter:
             self._users_loader, self._drawable = loader, found
         return self._drawable
 
+    def dataset(self, trainer: pl.Trainer) -> Dataset[Any]:
+        """Return the images that can be drawn."""
+        return self.drawable(trainer).loader.dataset
+
+    def labels(self, trainer: pl.Trainer) -> Tensor | None:
+        """Return their classes, shape (N,); None if only batches tell."""
+        return read_labels(self.reader, self.dataset(trainer))
+
     def check_loader(self, trainer: pl.Trainer, learners: int) -> None:
         """Refuse a loader whose batches cannot be made from single clusters, and say what of it is not kept.
 
@@ -93,7 +101,7 @@ class BatchRouter:
                 f"drawn from all {whole} images, {self.images_per_class} of a class. If it is to leave images out, "
                 "give the loader a torch.utils.data.Subset, or a SubsetRandomSampler"
             )
-        labels = read_labels(self._reader, drawable.loader.dataset)
+        labels = self.labels(trainer)
         if drawable.weights is not None and self._draw == "classes":
             rank_zero_warn("the sampler's weights are not kept in batches from single clusters, by draw='classes'")
         elif drawable.weights is not None and (labels is None or _differ_within(labels, drawable.weights)):
@@ -199,7 +207,7 @@ class BatchRouter:
         if before is now:
             return
         prints = [
-            fingerprint(read_labels(self._reader, data), partial(identify, data), len(data))  # type: ignore[arg-type]
+            fingerprint(read_labels(self.reader, data), partial(identify, data), len(data))  # type: ignore[arg-type]
             for data in (before, now)
         ]
         since = f"the images were clustered (the Trainer has asked for its loader anew before epoch {epoch})"
