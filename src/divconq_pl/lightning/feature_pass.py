@@ -81,7 +81,6 @@ def extract_training_features(
     images = share if last is None else last.missing()
     store = RowStore(len(images), feature_store)
     seen: list[Any] = []
-    bad: list[int] = []
 
     def forward(batch: Any) -> Any:
         if own_labels is None:
@@ -90,16 +89,11 @@ def extract_training_features(
         batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
         return way.run(batch)
 
-    def take(rows: Tensor) -> None:
-        found = [images[len(store) + i] for i in torch.nonzero(~rows.sum(1).isfinite()).flatten().tolist()]
-        store.append(rows)
-        bad.extend(found)
-
     def look(size: int) -> None:
         del seen[len(store) :]  # of a batch that memory ran out for
         sampler = BatchSampler(images[len(store) :], size, drop_last=False)
         batches = loaders.with_batches(loader, sampler, dataset=dataset, persistent_workers=False, generator=None)
-        extract_features(module, layer, _with_progress(trainer, batches), forward, take, side=way.side)
+        extract_features(module, layer, _with_progress(trainer, batches), forward, store.append, side=way.side)
 
     if len(images):
         with isolate_rng(), trainer.precision_plugin.forward_context(), progress.not_training(trainer):
@@ -109,10 +103,8 @@ def extract_training_features(
             f"the batches of the training loader held {len(store)} of {len(images)} images; a batch must have one "
             "entry for each index (look at the loader's collate_fn)"
         )
-    rows = store.rows
-    if last is not None:
-        rows = last.complete(rows)
-        bad = [share[i] for i in torch.nonzero(~rows.sum(1).isfinite()).flatten().tolist()]
+    rows = store.rows if last is None else last.complete(store.rows)
+    bad = [share[i] for i in torch.nonzero(~rows.sum(1).isfinite()).flatten().tolist()]
     features = Features(
         rows, size=num_images, rank=trainer.global_rank, world_size=trainer.world_size, device=module.device
     )
