@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pytorch_metric_learning.losses import BaseMetricLossFunction
-from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor, nn
 
 from divconq_pl.errors import InputError
 from divconq_pl.lightning.tracing import Trace, choose_call, describe_consumers, find_norms
 from divconq_pl.losses.masking import embedding_dim
+from divconq_pl.losses.narrowing import PARTS
 
 Side = Literal["input", "output", "returned"]
 """What the features of a batch are: what goes into the embedding layer, what comes out of it, what `embed` returns."""
@@ -117,7 +117,7 @@ def find_embedding_layer(module: nn.Module, name: str | None = None) -> tuple[st
         InputError: if there is no such layer, or its width cannot be told.
     """
     modules = {n: part for n, part in module.named_modules(remove_duplicate=False) if n}
-    losses = tuple(f"{n}." for n, part in modules.items() if isinstance(part, (BaseMetricLossFunction, BaseMiner)))
+    losses = tuple(f"{n}." for n, part in modules.items() if isinstance(part, PARTS))
     layers = {n: part for n, part in modules.items() if not f"{n}.".startswith(losses or "\0")}
     linear = [n for n, part in layers.items() if isinstance(part, nn.Linear)]
     if name is not None and name not in modules:
