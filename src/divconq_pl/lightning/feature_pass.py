@@ -25,7 +25,7 @@ from divconq_pl.lightning.drawable import read_labels
 from divconq_pl.lightning.embedding import Way, describe_no_features, features_of
 from divconq_pl.lightning.embedding_layer import Side
 from divconq_pl.lightning.last_features import LastFeatures
-from divconq_pl.lightning.reading import DataReader, contiguous, image_name
+from divconq_pl.lightning.reading import UsualReader, contiguous, image_name
 from divconq_pl.lightning.routing import batch_size
 
 COLLAPSED = 0.01
@@ -38,7 +38,7 @@ def extract_training_features(
     trainer: pl.Trainer,
     layer: nn.Module,
     loader: DataLoader[Any],
-    reader: DataReader,
+    reader: UsualReader,
     way: Way,
     *,
     cluster_dataset: Dataset[Any] | None = None,

@@ -18,7 +18,7 @@ from divconq_pl.errors import InputError
 from divconq_pl.lightning._trainer import loaders, progress, randomness
 from divconq_pl.lightning.continuity import check_images, fingerprint
 from divconq_pl.lightning.drawable import Drawable, find_drawable, read_labels
-from divconq_pl.lightning.reading import DataReader, identify, image_name
+from divconq_pl.lightning.reading import UsualReader, identify, image_name
 
 
 class BatchRouter:
@@ -35,7 +35,7 @@ class BatchRouter:
         reader: how data sets give labels.
     """
 
-    def __init__(self, images_per_class: int, allotment: Allotment, draw: Draw, seed: int, reader: DataReader) -> None:
+    def __init__(self, images_per_class: int, allotment: Allotment, draw: Draw, seed: int, reader: UsualReader) -> None:
         self.images_per_class = images_per_class
         self._allotment: Allotment = allotment
         self._draw: Draw = draw
