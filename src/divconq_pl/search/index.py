@@ -175,7 +175,7 @@ class ImageIndex:
         return merge([one.search(queries, k) for one in self._searchers], len(queries), k)
 
     def _prepare(self, state: State) -> list[Searcher]:
-        coarse = state.coarse if nearest.find_faiss() is not None else None
+        coarse = state.coarse if nearest.has_faiss() else None
         if coarse is None:
             return [Flat(lambda: self._store.blocks(0, state.until), keep=state.total <= nearest.MAX_FLAT)]
         lists = Inverted(nearest.name_parts(self.folder / coarse.name, coarse.parts), self._store.list_gone())
