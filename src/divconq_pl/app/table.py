@@ -39,26 +39,43 @@ def make_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
     """
     if not rows:
         raise InputError("no run has results to show: give at least one")
-    differing, labels, common = split_settings(rows)
+    keys, labels, common = split_settings(rows)
+    notes = [f"all with {' '.join(common)}" if len(rows) > 1 else " ".join(common)] if common else []
+    notes += [SPREAD] if any(row.get("runs", 1) > 1 for row in rows) else []
+    published = list_published(rows)
+    if len({tuple(label) for label in labels}) < len(rows) or not keys or published:
+        keys = ["run", *keys]
+        labels = [[str(row.get("name", "run")), *label] for row, label in zip(rows, labels, strict=True)]
+    labels += [[row["name"], *("-" for _ in keys[1:])] for row in published]
+    shown = [*rows, *published]
+    columns = _list_columns(shown)
+    cells = [[*label, *(format_cell(row, key) for key in columns)] for row, label in zip(shown, labels, strict=True)]
+    return draw_table([*keys, *columns.values()], cells, settings=len(keys), title=title, notes=notes)
+
+
+def draw_table(
+    headings: Sequence[str], cells: Sequence[Sequence[str]], *, settings: int, title: str | None, notes: Sequence[str]
+) -> Table:
+    """Draw a table of texts.
+
+    Args:
+        headings: of the columns; settings come first.
+        cells: the rows; what is bold as in Markdown is so here.
+        settings: how many columns of settings there are; they are broken only where a text has blanks.
+        title: heading of the table.
+        notes: what stands below.
+    """
     table = Table(title=title, box=box.SIMPLE_HEAVY, collapse_padding=True, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
-    captions = [f"all with {' '.join(common)}" if len(rows) > 1 else " ".join(common)] if common else []
-    if any(row.get("runs", 1) > 1 for row in rows):
-        captions.append(SPREAD)
-    table.caption = Text("\n".join(captions)) if captions else None
-    quoted = list_published(rows)
-    if len({tuple(label) for label in labels}) < len(rows) or not differing or quoted:
-        table.add_column("run", no_wrap=not quoted)  # a source may be long
-        labels = [[str(row.get("name", "run")), *label] for row, label in zip(rows, labels, strict=True)]
-    for key in differing:
-        table.add_column(Text(key.replace(".", ".\n")), no_wrap=True)
-    columns = _list_columns([*rows, *quoted])
-    for heading in columns.values():
-        table.add_column(heading, justify="right")
-    for row, label in zip(rows, labels, strict=True):
-        table.add_row(*map(Text, label), *(format_cell(row, key) for key in columns))
-    for row in quoted:
-        table.add_row(Text(row["name"]), *("-" for _ in differing), *(format_cell(row, key) for key in columns))
+    table.caption = Text("\n".join(notes)) if notes else None
+    for place, heading in enumerate(headings):
+        if place < settings:
+            is_whole = not any(" " in row[place] for row in cells)
+            table.add_column(Text(heading.replace(".", ".\n")), no_wrap=is_whole)
+        else:
+            table.add_column(Text(heading), justify="right")
+    for row in cells:
+        table.add_row(*(Text(cell[2:-2], style="bold") if cell.startswith("**") else Text(cell) for cell in row))
     return table
 
 
