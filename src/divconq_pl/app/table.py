@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from divconq_pl.app.results import PUBLISHED, Row
+from divconq_pl.app.results import METRICS, PUBLISHED, Row, split_metric
 from divconq_pl.errors import InputError
 
 SPREAD = "± is the standard deviation over the runs, which differ in their seeds or folds"
@@ -165,16 +164,12 @@ def list_published(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _list_columns(rows: Sequence[Row]) -> dict[str, str]:
-    columns = _list_recall_columns(rows, "test/recall_at_", "R@")
-    columns |= {"test/map_at_r": "MAP@R", "test/r_precision": "R-prec"}
-    for key, heading in (("test/marp", "mARP"), ("test/nmi", "NMI")):
-        if any(key in row for row in rows):
-            columns[key] = heading
-    columns |= _list_recall_columns(rows, "test/reid_recall_at_", "re-id R@")
-    for protocol, heading in (("cross_camera", "cross-camera"), ("reranked", "re-ranked")):
-        if any(f"test/{protocol}_map" in row for row in rows):
-            columns[f"test/{protocol}_map"] = f"{heading} mAP"
-        columns |= _list_recall_columns(rows, f"test/{protocol}_cmc_", f"{heading} CMC@")
+    keys = {key.removeprefix("test/") for row in rows for key in row if key.startswith("test/")}
+    known = {split for key in (*keys, "map_at_r", "r_precision") if (split := split_metric(key))}
+    columns: dict[str, str] = {}
+    for name, heading in METRICS.items():
+        ks = sorted((k for metric, k in known if metric == name), key=lambda k: int(k or 0))
+        columns |= {f"test/{name}{k}": f"{heading}{k}" for k in ks}
     if any(isinstance(row.get("epoch"), int | float) for row in rows):
         columns["epoch"] = "epoch"
     if any("train/seconds" in row for row in rows):
@@ -182,11 +177,6 @@ def _list_columns(rows: Sequence[Row]) -> dict[str, str]:
     if any(row.get("runs", 1) > 1 for row in rows):
         columns["runs"] = "runs"
     return columns
-
-
-def _list_recall_columns(rows: Sequence[Row], prefix: str, heading: str) -> dict[str, str]:
-    ks = {int(key.removeprefix(prefix)) for row in rows for key in row if re.fullmatch(rf"{prefix}\d+", key)}
-    return {f"{prefix}{k}": f"{heading}{k}" for k in sorted(ks)}
 
 
 def format_cell(row: Row, key: str) -> str:
