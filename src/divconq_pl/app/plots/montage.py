@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from divconq_pl.app.plots.tree import colour_of
 from divconq_pl.errors import InputError
+from divconq_pl.report.material import name_commonest
 from divconq_pl.report.thumbnails import to_pillow
 
 Picture = Callable[[int], Any]
@@ -87,24 +88,9 @@ def montage(
             distinct = len(np.unique(np.asarray(classes)[members[k]]))
             heading += f", {distinct:,} class{'es' if distinct > 1 else ''}"
         if groups is not None:
-            heading += f"\n{name_commonest(np.asarray(groups)[members[k]], group_names)}"
+            heading += f"\n{name_commonest(np.asarray(groups)[members[k]], group_names, most=2, clear=_CLEAR)}"
         axes.set_title(heading, fontsize=9, loc="left", pad=4)
     return figure
-
-
-def name_commonest(groups: ArrayLike, names: Sequence[str]) -> str:
-    """Name the commonest group with its share, or the two commonest where the first has less than 70 %.
-
-    Example:
-        >>> name_commonest([0, 0, 0, 1], ["front", "back"])
-        '75 % front'
-        >>> name_commonest([0, 1, 1, 2], ["front", "back", "top"])
-        '50 % back, 25 % front'
-    """
-    shares = np.bincount(np.asarray(groups), minlength=len(names)) / len(np.asarray(groups))
-    order = np.argsort(-shares, kind="stable")
-    shown = order[: 1 if shares[order[0]] >= _CLEAR else 2]
-    return ", ".join(f"{100 * shares[g]:.0f} % {names[g]}" for g in shown if shares[g])
 
 
 def square(image: Any, size: int) -> NDArray[np.uint8]:
