@@ -146,7 +146,7 @@ def write_notes(folder: Path, notes: Notes) -> Path:
     """Write what other runs are compared with."""
     divisions = [{key: value for key, value in summary.items() if key != "central"} for summary in notes.divisions]
     text = json.dumps({"epochs": notes.epochs, "divisions": divisions})
-    return write_atomically(folder / NOTES_FILE, lambda file: file.write(text.encode()))
+    return write_atomically(folder / NOTES_FILE, text)
 
 
 def read_epochs(folder: Path) -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ def write_json(path: str | Path, mapping: Mapping[str, Any]) -> Path:
         }
     """
     text = json.dumps(flatten(mapping), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-    return write_atomically(path, lambda file: file.write(text.encode()))
+    return write_atomically(path, text)
 
 
 def check_published(figures: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -91,12 +91,9 @@ def report_sweep(folders: Sequence[Path], to: Path) -> None:
             print(f"not in the table: {folder / name} ({own}): {why['message'] if why else 'stopped'}")
     for sentence in compare_sweep(runs):
         print(sentence)
-    for name, text in (
-        ("sweep.md", write_markdown(table)),
-        ("sweep.tex", write_latex(table)),
-        ("sweep.csv", write_csv(rows)),
-    ):
-        write_atomically(to / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
+    write_atomically(to / "sweep.md", write_markdown(table))
+    write_atomically(to / "sweep.tex", write_latex(table))
+    write_atomically(to / "sweep.csv", write_csv(rows))
     names = [" ".join(cells[: table.settings]) for cells in table.cells]
     save_figure(gains(names[: len(rows)], rows, runs), to / "sweep.png")
     print(f"the table is in {to}, too: sweep.md, sweep.tex, sweep.csv and, as a figure, sweep.png")

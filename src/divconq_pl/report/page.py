@@ -26,7 +26,7 @@ def write_page(material: Material, path: str | Path) -> Path:
         The path.
     """
     text = render(material)
-    return write_atomically(path, lambda file: file.write(text.encode()))
+    return write_atomically(path, text)
 
 
 def render(material: Material) -> str:
