@@ -23,7 +23,7 @@ from divconq_pl.app.results import (
     without_repetition,
 )
 from divconq_pl.app.runs import Run
-from divconq_pl.app.table import SPREAD, draw_table, format_cell, list_published, print_table, split_settings
+from divconq_pl.app.table import SPREAD, format_cell, list_published, print_table, split_settings
 from divconq_pl.errors import InputError
 from divconq_pl.files import write_atomically
 
@@ -83,7 +83,7 @@ def report_sweep(folders: Sequence[Path], to: Path) -> None:
     title = ", ".join(filter(None, (f"Results of {' '.join(map(str, folders))}", *said)))
     table = lay_out(rows, title)
     headings = [*table.headings[: table.settings], *(h.replace(" ", "\n", 1) for h in table.headings[table.settings :])]
-    print_table(draw_table(headings, table.cells, settings=table.settings, title=title, notes=table.notes))
+    print_table(headings, table.cells, settings=table.settings, title=title, notes=table.notes)
     common = set.intersection(*(set(row.get("overrides") or []) for row in rows))
     for folder in folders:
         for name, overrides, why in list_unfinished(folder):

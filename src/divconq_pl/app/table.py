@@ -20,8 +20,8 @@ _WIDEST = 1000  # columns of a table in a file
 _EPOCHS, _SECONDS = ("epoch", "last/epoch"), ("train/seconds", "division/seconds")
 
 
-def make_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
-    """Lay out the results of one or several runs, metrics in percent.
+def print_results(rows: Sequence[Row], *, title: str | None = None, console: Console | None = None) -> str:
+    """Print the results of one or several runs as a table, metrics in percent.
 
     A column shows each override in which the runs differ; what all were given stands below the table. Published figures
     follow in rows of their own, named by their source.
@@ -29,9 +29,10 @@ def make_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
     Args:
         rows: results of runs; ``<key>_std`` and ``runs``, as ``average_over_seeds`` adds them, are shown too.
         title: heading of the table.
+        console: where to; by default the standard output.
 
     Returns:
-        The table, to be printed by ``print_results`` or any ``rich`` console.
+        What was printed, without colours.
 
     Raises:
         InputError: if there is no run.
@@ -49,13 +50,20 @@ def make_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
     shown = [*rows, *published]
     columns = _list_columns(shown)
     cells = [[*label, *(format_cell(row, key) for key in columns)] for row, label in zip(shown, labels, strict=True)]
-    return draw_table([*keys, *columns.values()], cells, settings=len(keys), title=title, notes=notes)
+    headings = [*keys, *columns.values()]
+    return print_table(headings, cells, settings=len(keys), title=title, notes=notes, console=console)
 
 
-def draw_table(
-    headings: Sequence[str], cells: Sequence[Sequence[str]], *, settings: int, title: str | None, notes: Sequence[str]
-) -> Table:
-    """Draw a table of texts.
+def print_table(
+    headings: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    *,
+    settings: int,
+    title: str | None,
+    notes: Sequence[str],
+    console: Console | None = None,
+) -> str:
+    """Print a table of texts: as wide as it takes in a file, as wide as the terminal in one.
 
     Args:
         headings: of the columns; settings come first.
@@ -63,6 +71,10 @@ def draw_table(
         settings: how many columns of settings there are; they are broken only where a text has blanks.
         title: heading of the table.
         notes: what stands below.
+        console: where to; by default the standard output.
+
+    Returns:
+        What was printed, without colours.
     """
     table = Table(title=title, box=box.SIMPLE_HEAVY, collapse_padding=True, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
@@ -75,36 +87,6 @@ def draw_table(
             table.add_column(Text(heading), justify="right")
     for row in cells:
         table.add_row(*(Text(cell[2:-2], style="bold") if cell.startswith("**") else Text(cell) for cell in row))
-    return table
-
-
-def print_results(rows: Sequence[Row], *, title: str | None = None, console: Console | None = None) -> str:
-    """Print the results of one or several runs as a table.
-
-    Args:
-        rows: results of runs.
-        title: heading of the table.
-        console: where to; by default the standard output.
-
-    Returns:
-        What was printed, without colours.
-
-    Raises:
-        InputError: if there is no run.
-    """
-    return print_table(make_table(rows, title=title), console)
-
-
-def print_table(table: Table, console: Console | None = None) -> str:
-    """Print a table: as wide as it takes in a file, as wide as the terminal in one.
-
-    Args:
-        table: what to print.
-        console: where to; by default the standard output.
-
-    Returns:
-        What was printed, without colours.
-    """
     console = console or Console()
     if not console.is_terminal:
         # A file has no width of its own: rich would squeeze the table into 80 columns.
