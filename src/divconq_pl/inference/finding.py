@@ -47,12 +47,11 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted(found, key=lambda file: (file.stem != "best", file.stat().st_mtime_ns))
 
 
-def find_newest(path: str | Path, key: str = "ckpt_path") -> Path:
+def find_newest(path: str | Path) -> Path:
     """Return the checkpoint of a run to go on from, if a path is that of its folder, and the path if not.
 
     Args:
-        path: a file, the folder of a run, or its folder ``checkpoints``.
-        key: what the user calls it.
+        path: ``ckpt_path``: a file, the folder of a run, or its folder ``checkpoints``.
 
     Raises:
         InputError: if the folder holds no checkpoint.
@@ -61,7 +60,7 @@ def find_newest(path: str | Path, key: str = "ckpt_path") -> Path:
     if not path.is_dir():
         return path
     if not (found := list_checkpoints(path)):
-        raise InputError(f"{key}={str(path)!r} holds no checkpoint; give the folder of a run, or a file")
+        raise InputError(f"ckpt_path={str(path)!r} holds no checkpoint; give the folder of a run, or a file")
     return found[-1]
 
 
