@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> Path:
+def write_atomically(path: str | Path, content: str | Callable[[BinaryIO], object]) -> Path:
     """Write a file under a temporary name beside it, then rename: readers see the old or the new file, never half.
 
     Args:
         path: Where the file goes; missing folders are made.
-        write: Called once with the open binary file.
+        content: A text, or what writes to the open binary file when it is called with it.
 
     Returns:
         The path.
@@ -30,7 +30,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> P
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                write(file)
+                file.write(content.encode()) if isinstance(content, str) else content(file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

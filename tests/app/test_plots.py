@@ -221,8 +221,8 @@ def test_montage_shows_only_images_of_the_cluster_and_spreads_over_it():
         return grey(0)
 
     assignment = [k for k in range(4) for _ in range(100)]
-    montage(watched, assignment, learners=[2], per_cluster=5)
-    assert asked == [200, 225, 250, 274, 299]
+    montage(watched, assignment, per_cluster=5)
+    assert asked[10:15] == [200, 225, 250, 274, 299]
     asked.clear()
     montage(watched, assignment, per_cluster=1000)
     assert asked == list(range(400))
@@ -236,12 +236,8 @@ def test_montage_of_every_number_of_clusters_is_legible(clusters: int, per_clust
 
 
 def test_a_montage_of_nothing_is_refused():
-    with pytest.raises(InputError, match=r"clusters \[7\] of \[0, 7\]"):
-        montage(grey, [0, 1], learners=[0, 7])
     with pytest.raises(InputError, match="no image"):
         montage(grey, [-1, -1])
-    with pytest.raises(InputError, match="per_cluster = 0"):
-        montage(grey, [0, 1], per_cluster=0)
 
 
 HISTORY = [

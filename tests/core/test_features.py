@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing
+from dividing_processes import blobs, divide_as_process, divide_rows, make_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
@@ -73,13 +74,6 @@ def same_on_each(rows: Tensor, world_size: int, work: Callable[[Features], Tenso
 def grid(rows: int, dim: int, seed: int) -> Tensor:
     """Draw small whole numbers, whose sums have no rounding, no two rows alike if possible."""
     return torch.randint(-40, 41, (rows, dim), generator=torch.Generator().manual_seed(seed)).float()
-
-
-def blobs(rows: int, groups: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    group = torch.randint(groups, (rows,), generator=generator)
-    centres = 30 * torch.eye(groups, 16)
-    return centres[group] + torch.randn(rows, 16, generator=generator), group
 
 
 sizes = st.integers(1, 40)
@@ -308,47 +302,9 @@ def test_a_subset_is_not_copied() -> None:
     assert features.whole().data_ptr() == features._held.data_ptr()
 
 
-def _process(rank: int, folder: str) -> None:
-    """Divide with two processes, the first ones, and with all three."""
-    torch.set_num_threads(1)
-    distributed = torch.distributed
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=3)
-    pair = distributed.new_group([0, 1])
-
-    def total_of_pair(tensor: Tensor) -> Tensor:
-        distributed.all_reduce(tensor, group=pair)
-        return tensor
-
-    rows = _rows()
-    if rank < 2:
-        half = Features(rows[rank::2], size=len(rows), rank=rank, world_size=2, total=total_of_pair)
-        torch.save(_results(half), f"{folder}/2-{rank}.pt")
-    third = Features(rows[rank::3], size=len(rows), rank=rank, world_size=3)
-    torch.save(_results(third), f"{folder}/3-{rank}.pt")
-    distributed.destroy_process_group()
-
-
-def _rows() -> Tensor:
-    return blobs(401, 8)[0].half()
-
-
-def _results(features: Tensor | Features) -> dict[str, Tensor]:
-    classes, undivided = torch.arange(401) % 5, Division.undivided(401)
-    cluster = partial(kmeans, backend="torch" if isinstance(features, Tensor) else "auto")
-    tree = divide(features, classes, undivided, 2, cluster=cluster).assignment
-    return {
-        "tree": tree,
-        "again": divide(features, classes, Division(tree, 2), 2, cluster=cluster, seed=30).assignment,
-        "from there": divide(features, classes, Division(tree, 2), 2, cluster=cluster, start="previous").assignment,
-        "whole": divide(features, torch.arange(401) % 40, undivided, 2, cluster=cluster, whole_classes=True).assignment,
-        "sampled": cluster(features, 2, seed=3, max_rows=1),
-        "faiss": kmeans(features, 2, seed=3, backend="faiss"),
-    }
-
-
 def test_real_processes_agree_with_a_single_one(tmp_path: Any) -> None:
     pytest.importorskip("faiss")
-    torch.multiprocessing.spawn(_process, (str(tmp_path),), nprocs=3)
-    for what, expected in _results(_rows()).items():
-        for file in ("2-0", "2-1", "3-0", "3-1", "3-2"):
-            assert torch.equal(torch.load(tmp_path / f"{file}.pt", weights_only=True)[what], expected), (what, file)
+    torch.multiprocessing.spawn(divide_as_process, (str(tmp_path),), nprocs=2)
+    for what, expected in divide_rows(make_rows()).items():
+        for rank in (0, 1):
+            assert torch.equal(torch.load(tmp_path / f"{rank}.pt", weights_only=True)[what], expected), (what, rank)

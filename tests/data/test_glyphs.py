@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import unicodedata
 from pathlib import Path
 
@@ -13,7 +10,6 @@ import pytest
 import torch
 
 from divconq_pl.data import Glyphs
-from divconq_pl.data import glyphs as module
 from divconq_pl.data.characters import draw, load_font
 from divconq_pl.data.dataset import RetrievalDataset
 from divconq_pl.errors import InputError
@@ -56,16 +52,6 @@ def test_image_shows_the_class_it_is_labelled_with(tmp_path: Path) -> None:
     assert 0 <= float(image.min()) <= float(image.max()) <= 1
 
 
-def test_another_process_renders_the_same(tmp_path: Path) -> None:
-    here = pixels(Glyphs(tmp_path / "here", num_classes=8).splits().train)
-    program = f"from divconq_pl.data import Glyphs; Glyphs({str(tmp_path / 'there')!r}, num_classes=8).splits()"
-    path = os.pathsep.join(sys.path)
-    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": path})
-    from_cache = Glyphs(tmp_path / "there", num_classes=8)
-    assert from_cache.cache_file.is_file()
-    np.testing.assert_array_equal(here, pixels(from_cache.splits().train))
-
-
 def test_seed_changes_classes_and_fewer_classes_are_drawn_from_the_same(tmp_path: Path) -> None:
     def names(**knobs: int) -> set[str]:
         return {name for part in parts(Glyphs(tmp_path, **knobs)) for name in part.classes}
@@ -103,7 +89,7 @@ def test_size_and_number_of_images(tmp_path: Path) -> None:
 
 def test_another_format_version_has_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = Glyphs(tmp_path).cache_file
-    monkeypatch.setattr(module, "FORMAT_VERSION", module.FORMAT_VERSION + 1)
+    monkeypatch.setattr(Glyphs, "format_version", Glyphs.format_version + 1)
     assert Glyphs(tmp_path).cache_file != before
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from divconq_pl.data import Glyphs
+from divconq_pl.data import Glyphs, Sides
 from divconq_pl.data.dataset import RetrievalDataset
 from divconq_pl.data.rendered import cache_folder
 
@@ -25,6 +26,20 @@ def test_cache_is_used_and_written_in_one_go(tmp_path: Path, monkeypatch: pytest
     assert os.listdir(glyphs.cache_dir) == [glyphs.cache_file.name]
     monkeypatch.setattr(Glyphs, "_render", lambda self: pytest.fail("rendered again"))
     np.testing.assert_array_equal(first, pixels(glyphs.splits().train))
+
+
+def test_another_process_renders_the_same(tmp_path: Path) -> None:
+    program = (
+        "import sys; from divconq_pl.data import Glyphs, Sides\n"
+        "for rendered in (Glyphs, Sides): rendered(sys.argv[1], num_classes=8).splits()"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "there")], check=True, env=environment)
+    for rendered in (Glyphs, Sides):
+        from_cache = rendered(tmp_path / "there", num_classes=8)
+        assert from_cache.cache_file.is_file()
+        here = rendered(tmp_path / "here", num_classes=8)
+        np.testing.assert_array_equal(pixels(here.splits().train), pixels(from_cache.splits().train))
 
 
 def test_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,15 +77,8 @@ def make_another_version(path: Path) -> None:
     np.savez(path, **arrays)
 
 
-def lose_images(path: Path) -> None:
-    with np.load(path) as archive:
-        arrays = dict(archive)
-    arrays["images"] = arrays["images"][1:]
-    np.savez(path, **arrays)
-
-
 @pytest.mark.parametrize(
-    "damage", [halve, flip_a_byte, empty, fill_with_text, make_another_version, lose_images], ids=lambda f: f.__name__
+    "damage", [halve, flip_a_byte, empty, fill_with_text, make_another_version], ids=lambda f: f.__name__
 )
 def test_damaged_cache_is_made_again(tmp_path: Path, damage, caplog: pytest.LogCaptureFixture) -> None:
     glyphs = Glyphs(tmp_path, num_classes=8)

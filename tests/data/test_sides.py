@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +11,6 @@ import torch
 from PIL import Image
 
 from divconq_pl.data import Sides
-from divconq_pl.data import sides as module
 from divconq_pl.data.characters import FACES, draw, load_font
 from divconq_pl.data.dataset import RetrievalDataset
 from divconq_pl.data.styles import STYLES
@@ -117,16 +113,6 @@ def test_more_images_than_typefaces_differ_by_their_place(tmp_path: Path) -> Non
         assert len(np.unique(pixels(train)[mine], axis=0)) == 40
 
 
-def test_another_process_renders_the_same(tmp_path: Path) -> None:
-    here = pixels(Sides(tmp_path / "here", num_classes=8).splits().train)
-    program = f"from divconq_pl.data import Sides; Sides({str(tmp_path / 'there')!r}, num_classes=8).splits()"
-    path = os.pathsep.join(sys.path)
-    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": path})
-    from_cache = Sides(tmp_path / "there", num_classes=8)
-    assert from_cache.cache_file.is_file()
-    np.testing.assert_array_equal(here, pixels(from_cache.splits().train))
-
-
 def test_seed_changes_objects_and_fewer_objects_are_the_first(tmp_path: Path) -> None:
     def names(**knobs: int) -> set[str]:
         return {name for part in parts(Sides(tmp_path, **knobs)) for name in part.classes}
@@ -150,7 +136,7 @@ def test_cache_is_used_and_depends_on_what_is_rendered(tmp_path: Path, monkeypat
     file = Sides(tmp_path).cache_file
     for knobs in ({"num_sides": 2}, {"images_per_side": 1}, {"seed": 1}, {"rotation": 0}, {"size": 16}):
         assert Sides(tmp_path, **knobs).cache_file != file
-    monkeypatch.setattr(module, "FORMAT_VERSION", module.FORMAT_VERSION + 1)
+    monkeypatch.setattr(Sides, "format_version", Sides.format_version + 1)
     assert Sides(tmp_path).cache_file != file
 
 

@@ -48,19 +48,19 @@ class Witness(pl.Callback):
         torch.save(record, self.folder / f"{trainer.world_size}-{trainer.global_rank}.pt")
 
 
-def fit(folder, devices, subspaces):
+def fit(folder, devices):
     torch.manual_seed(0)
     divide = DivideConquerCallback(
-        split_depth=2, every_n_epochs=1, warmup_epochs=0, conquer_at=3, subspaces=subspaces, images_per_class=2
+        split_depth=2, every_n_epochs=1, warmup_epochs=0, conquer_at=3, subspaces="learned", images_per_class=2
     )
     options = {"devices": devices, "strategy": "ddp_spawn" if devices > 1 else "auto", "max_epochs": 4}
     trainer(divide, Witness(divide, folder), **options).fit(PlainModule(), loader(batch_size=16 // devices))
     return [torch.load(folder / f"{devices}-{rank}.pt", weights_only=True) for rank in range(devices)]
 
 
-@SUBSPACES
-def test_two_processes_agree(tmp_path, subspaces):
-    first, second = fit(tmp_path, 2, subspaces)
+def test_two_processes_agree(tmp_path):
+    """Those that the Trainer itself spawns; what follows below is about processes that run the script again."""
+    first, second = fit(tmp_path, 2)
     assert [learner for learner, _ in first["batches"]] == [learner for learner, _ in second["batches"]]
     per_epoch = len(first["batches"]) // 4
     last_divided = slice(2 * per_epoch, 3 * per_epoch)  # the epoch whose division is recorded
@@ -76,7 +76,7 @@ def test_two_processes_agree(tmp_path, subspaces):
     for name, value in first["weights"].items():
         assert torch.equal(value, second["weights"][name]), name
     # The division of the first epoch comes from the same weights as with one process, so it must be the same.
-    (alone,) = fit(tmp_path, 1, subspaces)
+    (alone,) = fit(tmp_path, 1)
     assert alone["history"][0] == first["history"][0]
     assert len(Vectors()) == len(first["assignment"]) == CLASSES * 8
 

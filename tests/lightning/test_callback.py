@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_metric_learning import losses, miners
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -320,41 +319,6 @@ def test_the_embedding_itself_can_be_clustered():
     callback = DivideConquerCallback(split_depth=1, every_n_epochs=1, clustering=cluster, cluster_on="embedding")
     trainer(callback, max_epochs=2).fit(PlainModule(), loader())
     assert set(widths) == {WIDTH}
-
-
-BATCHES = CLASSES * PER_CLASS // 16
-
-
-@pytest.mark.parametrize("subspaces", ["fixed", "learned"])
-@pytest.mark.parametrize(
-    ("kept", "step"),
-    [("steps", BATCHES * 2 + 5), ("steps", BATCHES * 3), ("epochs", BATCHES * 2), ("epochs", BATCHES * 5)],
-    ids=["mid-epoch", "last batch", "epoch end", "conquer stage"],
-)
-def test_resuming_equals_never_having_stopped(tmp_path, subspaces, kept, step):
-    initial = weights(PlainModule())
-
-    def fit(folder, resume=None):
-        module = PlainModule()
-        module.load_state_dict(initial)
-        every = {"every_n_train_steps": 1} if kept == "steps" else {"every_n_epochs": 1}
-        keep = ModelCheckpoint(tmp_path / folder, filename="{step}", save_top_k=-1, **every)
-        divide = DivideConquerCallback(
-            split_depth=2, every_n_epochs=1, warmup_epochs=0, merge_at=5, conquer_at=6, subspaces=subspaces
-        )
-        train = DataLoader(Vectors(), batch_size=16)
-        trainer(divide, keep, max_epochs=7, enable_checkpointing=True).fit(
-            module, train, DataLoader(Vectors(seed=1), batch_size=64), ckpt_path=resume
-        )
-        return weights(module), divide
-
-    straight, divide = fit("straight")
-    checkpoint = tmp_path / "straight" / f"step={step}.ckpt"
-    torch.load(checkpoint, weights_only=True)
-    resumed, resumed_divide = fit("resumed", checkpoint)
-    assert same(straight, resumed)
-    assert torch.equal(divide.division.assignment, resumed_divide.division.assignment)
-    assert [s["sizes"] for s in divide.history] == [s["sizes"] for s in resumed_divide.history]
 
 
 def test_a_checkpoint_is_the_users_own_module(tmp_path):

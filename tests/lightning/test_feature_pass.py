@@ -204,8 +204,11 @@ class Hungry(PlainModule):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("labels", ["kept", "in batches"])
-@pytest.mark.parametrize("error", [Hungry.error, torch.OutOfMemoryError("CUDA out of memory.")], ids=["CPU", "GPU"])
+@pytest.mark.parametrize(
+    ("error", "labels"),
+    [(Hungry.error, "kept"), (torch.OutOfMemoryError("CUDA out of memory."), "in batches")],
+    ids=["CPU", "GPU"],
+)
 def test_where_memory_runs_out_the_pass_goes_on_with_smaller_batches(monkeypatch, error, labels):
     monkeypatch.setattr(Hungry, "error", error)
     if labels == "in batches":

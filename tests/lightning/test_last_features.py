@@ -216,9 +216,8 @@ def whole_run(tmp_path_factory):
     return fit(folder, **TRAINING)[0], folder
 
 
-@pytest.mark.parametrize("step", [14, 25, 31])
+@pytest.mark.parametrize(("before", "step"), [(True, 14), (True, 31), (False, 25)])
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_after_backward", "on_train_batch_end"])
-@pytest.mark.parametrize("before", [True, False])
 def test_a_batch_that_failed_is_noted_when_it_is_run_again(whole_run, hook, step, before, tmp_path):
     straight, _ = whole_run
     with pytest.raises(Stop):

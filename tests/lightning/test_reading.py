@@ -12,13 +12,13 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from divconq_pl.errors import InputError
 from divconq_pl.lightning.reading import (
-    batch_inputs,
-    batch_labels,
+    UsualReader,
     contiguous,
-    dataset_labels,
     find_cluster_dataset,
     image_name,
 )
+
+READER = UsualReader()
 
 
 class Images(Dataset[Any]):
@@ -36,7 +36,7 @@ class Images(Dataset[Any]):
 
 
 def labels_of(dataset: Dataset[Any]) -> list[int] | None:
-    labels = dataset_labels(dataset)
+    labels = READER.dataset_labels(dataset)
     assert labels is None or labels.dtype == torch.int64
     return None if labels is None else labels.tolist()
 
@@ -76,7 +76,7 @@ def test_targets_go_before_labels() -> None:
     ids=["none", "unknown", "names of the classes", "a number", "two per image", "some per image"],
 )
 def test_what_is_no_label_for_each_image_is_not_taken_for_one(attributes: dict[str, Any]) -> None:
-    assert dataset_labels(Images(3, **attributes)) is None
+    assert READER.dataset_labels(Images(3, **attributes)) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
@@ -104,8 +104,8 @@ def test_subsets_and_concatenations_may_be_nested() -> None:
 
 
 def test_labels_are_unknown_where_one_part_does_not_tell() -> None:
-    assert dataset_labels(ConcatDataset([Images(2, targets=[0, 1]), Images(2)])) is None
-    assert dataset_labels(Subset(Images(4), [1, 2])) is None
+    assert READER.dataset_labels(ConcatDataset([Images(2, targets=[0, 1]), Images(2)])) is None
+    assert READER.dataset_labels(Subset(Images(4), [1, 2])) is None
 
 
 def test_contiguous_labels_are_numbered_in_their_order() -> None:
@@ -131,23 +131,23 @@ IMAGES, LABELS = torch.zeros(2, 3), torch.tensor([4, 1])
     ids=["tuple", "list", "more fields", "dict", "other names", "labels first", "other mapping"],
 )
 def test_usual_batches(batch: Any) -> None:
-    assert batch_inputs(batch) is IMAGES
-    assert batch_labels(batch) is LABELS
+    assert READER.batch_inputs(batch) is IMAGES
+    assert READER.batch_labels(batch) is LABELS
 
 
 def test_a_batch_may_be_images_alone_but_tells_no_labels_then() -> None:
-    assert batch_inputs(IMAGES) is IMAGES
+    assert READER.batch_inputs(IMAGES) is IMAGES
     for batch in (IMAGES, [IMAGES], (IMAGES,)):
         with pytest.raises(InputError, match=r"batch of type \w+ .*override DivideConquerCallback\.batch_labels"):
-            batch_labels(batch)
+            READER.batch_labels(batch)
 
 
 def test_a_batch_with_other_names_says_what_to_override() -> None:
     batch = {"photo": IMAGES, "species": LABELS}
     with pytest.raises(InputError, match=r"'photo', 'species' .*override DivideConquerCallback\.batch_inputs"):
-        batch_inputs(batch)
+        READER.batch_inputs(batch)
     with pytest.raises(InputError, match=r"'photo', 'species' .*override DivideConquerCallback\.batch_labels"):
-        batch_labels(batch)
+        READER.batch_labels(batch)
 
 
 def test_a_data_module_may_have_a_data_set_to_cluster() -> None:

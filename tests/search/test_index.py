@@ -250,7 +250,7 @@ def test_inverted_lists_find_what_comparing_with_all_finds(images, folder, monke
     index.update(Embedder())
     assert index.state.coarse == lists  # few changes are searched beside them
     if not faiss_is_there:
-        monkeypatch.setattr(nearest, "find_faiss", lambda: None)
+        monkeypatch.setattr(nearest, "has_faiss", lambda: False)
     for query in (files[1], files[50], next((images / "more").rglob("*.png"))):
         check(index, images, query)
     draw_images(images / "many", 30, seed=5)

@@ -98,7 +98,7 @@ def compare(folders: Sequence[str | Path], path: str | Path) -> Path:
             images=_show_images(runs, names),
         )
     )
-    return write_atomically(path, lambda file: file.write(page.encode()))
+    return write_atomically(path, page)
 
 
 def find_differing(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -13,7 +13,7 @@ from scipy.special import stdtrit  # Student's t, without scipy.stats, which tak
 from divconq_pl.app.results import name_setting
 
 _CONFIDENCE = 0.95
-_OF_DIVISION = ("divide", "divide.")
+_OF_DIVISION = ("divide=", "divide.")
 _PLAIN = {"divide=none", "divide.split_depth=0"}
 
 
@@ -115,7 +115,7 @@ def is_plain(overrides: Sequence[str]) -> bool:
 
 def without_division(overrides: Sequence[str]) -> list[str]:
     """Return overrides without those that say how to divide."""
-    return [text for text in overrides if not text.lstrip("+~").startswith((f"{_OF_DIVISION[0]}=", _OF_DIVISION[1]))]
+    return [text for text in overrides if not text.lstrip("+~").startswith(_OF_DIVISION)]
 
 
 def pair_with_plain(

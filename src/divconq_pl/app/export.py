@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from divconq_pl.data import RetrievalDataset
@@ -16,17 +14,6 @@ from divconq_pl.errors import InputError
 from divconq_pl.files import write_atomically
 
 PARTS = ("query", "gallery")
-
-
-@dataclass(frozen=True)
-class _Table:
-    """One row per image, all parts one after the other."""
-
-    embeddings: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    classes: list[str]
-    paths: list[str]
-    part: list[str] | None
 
 
 def check_export(path: str | Path) -> None:
@@ -70,40 +57,29 @@ def export_embeddings(path: str | Path, embeddings: Sequence[Tensor], parts: Seq
     """
     check_export(path)
     path = Path(path)
-    sizes = [len(rows) for rows in embeddings]
-    table = _Table(
-        np.concatenate([rows.cpu().numpy() for rows in embeddings]).astype(np.float32, copy=False),
-        np.concatenate([data.targets[:n].numpy() for data, n in zip(parts, sizes, strict=True)]),
-        parts[0].classes,
-        [data.name_of(i) for data, n in zip(parts, sizes, strict=True) for i in range(n)],
-        [name for name, n in zip(PARTS, sizes, strict=True) for _ in range(n)] if len(parts) > 1 else None,
-    )
-    write = _write_npz if path.suffix == ".npz" else _write_parquet
-    return write_atomically(path, lambda file: write(file, table))
-
-
-def _write_npz(file: BinaryIO, table: _Table) -> None:
+    counted = [(data, len(rows)) for data, rows in zip(parts, embeddings, strict=True)]
     arrays: dict[str, Any] = {
-        "embeddings": table.embeddings,
-        "labels": table.labels,
-        "classes": np.array(table.classes, dtype=np.str_),
-        "paths": np.array(table.paths, dtype=np.str_),
+        "embeddings": np.concatenate([rows.cpu().numpy() for rows in embeddings]).astype(np.float32, copy=False),
+        "labels": np.concatenate([data.targets[:n].numpy() for data, n in counted]),
+        "classes": np.array(parts[0].classes, dtype=np.str_),
+        "paths": np.array([data.name_of(i) for data, n in counted for i in range(n)], dtype=np.str_),
     }
-    if table.part is not None:
-        arrays["part"] = np.array(table.part, dtype=np.str_)
-    np.savez(file, **arrays)
+    if len(parts) > 1:
+        arrays["part"] = np.repeat(PARTS, [n for _, n in counted])
+    if path.suffix == ".npz":
+        return write_atomically(path, lambda file: np.savez(file, **arrays))
+    return write_atomically(path, lambda file: _write_parquet(file, **arrays))
 
 
-def _write_parquet(file: BinaryIO, table: _Table) -> None:
+def _write_parquet(file: BinaryIO, embeddings: Any, labels: Any, classes: Any, paths: Any, **part: Any) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns = {
-        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(table.embeddings.ravel()), table.embeddings.shape[1]),
-        "label": pa.array(table.labels),
-        "class": pa.array([table.classes[label] for label in table.labels]),
-        "path": pa.array(table.paths),
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1]),
+        "label": labels,
+        "class": classes[labels],
+        "path": paths,
+        **part,
     }
-    if table.part is not None:
-        columns["part"] = pa.array(table.part)
     pq.write_table(pa.table(columns), file)

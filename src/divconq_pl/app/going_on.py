@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from divconq_pl.app.console import say
 from divconq_pl.app.results import RESULTS_FILE, read_results, split_numbers
 from divconq_pl.errors import InputError
+from divconq_pl.inference.finding import list_checkpoints
 
 SWEEP_FILE = "multirun.yaml"
 FAILURE_FILE = "failure.json"
@@ -157,10 +158,7 @@ def take_up(cfg: DictConfig) -> float | None:
         if is_search(hydra):  # it repeats what it did, so that it comes to where it was
             raise InputError(json.loads(failure.read_text(encoding="utf-8"))["message"])
         failure.unlink()
-    kept = sorted(
-        (folder / "checkpoints").glob("*.ckpt"), key=lambda path: (path.stem != "best", path.stat().st_mtime_ns)
-    )
-    if kept:
+    if kept := list_checkpoints(folder):
         cfg.ckpt_path = str(kept[-1])
         say(f"run {folder.name} goes on from {kept[-1]}")
         if (folder / "csv").is_dir():  # Lightning's logger begins with an empty one

@@ -20,33 +20,37 @@ class ShowDivisions(pl.Callback):
     Args:
         folder: where the pictures go; those of the next division take their place.
         images: the training images.
-        divide: the callback that divides; it has to come before this one.
+        divide: the callback that divides, if it does; it has to come before this one.
 
     Attributes:
         seconds: what that took, by name.
     """
 
-    def __init__(self, folder: Path, images: RetrievalDataset, divide: DivideConquerCallback) -> None:
-        self._folder, self._images, self._divide = folder, images, divide
+    def __init__(self, folder: Path, images: RetrievalDataset, divide: pl.Callback) -> None:
+        self._folder, self._images = folder, images
+        self._divide = divide if isinstance(divide, DivideConquerCallback) else None
         self._shown = self._drawn = 0
         self.seconds: dict[str, float] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the divisions of a resumed training for shown."""
-        self._shown = len(self._divide.history)
+        self._shown = self._count()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw a division that is new."""
-        if len(self._divide.history) > self._shown and trainer.is_global_zero and take_pictures(trainer.loggers):
+        if self._divide and self._count() > self._shown and trainer.is_global_zero and take_pictures(trainer.loggers):
             with timing(self.seconds, LIVE):
                 self.draw_last()
                 drawn = [self._folder / "tree.png", self._folder / "clusters.png"]
                 epoch = self._divide.history[-1]["epoch"]
                 show_pictures(trainer.loggers, drawn, step=trainer.global_step, folder=f"pictures/epoch {epoch}")
-        self._shown = len(self._divide.history)
+        self._shown = self._count()
 
     def draw_last(self) -> None:
-        """Draw the last division, where that has not been done yet."""
-        if self._drawn < len(self._divide.history):
+        """Draw the last division, where there is one and that has not been done yet."""
+        if self._divide and self._drawn < self._count():
             pictures.draw_divisions(self._folder, self._images, self._divide)
-            self._drawn = len(self._divide.history)
+            self._drawn = self._count()
+
+    def _count(self) -> int:
+        return len(self._divide.history) if self._divide else 0

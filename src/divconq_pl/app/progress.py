@@ -13,6 +13,7 @@ from divconq_pl.data import RetrievalDataModule, RetrievalDataset
 from divconq_pl.lightning._trainer.progress import planned_epochs
 from divconq_pl.lightning.callback import DivideConquerCallback
 from divconq_pl.lightning.module import DivideConquerModule
+from divconq_pl.report.page import tell_seconds
 
 _TIMED = 20
 """Batches by which the time of a training is told."""
@@ -99,20 +100,6 @@ def _tell_length(trainer: pl.Trainer) -> str:
     if trainer.max_steps >= 0:
         return f"steps       {trainer.max_steps:,}"
     return f"epochs      {trainer.max_epochs}"
-
-
-def tell_seconds(seconds: float) -> str:
-    """Say a time in the two units that matter.
-
-    Example:
-        >>> [tell_seconds(s) for s in (0.31, 12.4, 200, 7260)]
-        ['0.3 s', '12 s', '3 min 20 s', '2 h 1 min']
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, left = divmod(minutes, 60)
-    return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s"
 
 
 def _count(data: RetrievalDataset) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from divconq_pl.app.going_on import spell_program
 from divconq_pl.app.results import flatten
-from divconq_pl.app.runs import Run
+from divconq_pl.app.runs import Compared, Run
 from divconq_pl.core.subspaces import Subspaces
 from divconq_pl.data import RetrievalDataModule
 from divconq_pl.errors import InputError
@@ -77,10 +77,8 @@ def report_run(
     cfg: DictConfig,
     data: RetrievalDataModule,
     notes: Notes,
+    compared: Compared | None = None,
     *,
-    run: Run | None = None,
-    plain: Run | None = None,
-    verdict: str = "The run was stopped before its end.",
     module: pl.LightningModule | None = None,
     embeddings: Sequence[Tensor] = (),
     answers: Answers | None = None,
@@ -93,9 +91,7 @@ def report_run(
         cfg: its configuration.
         data: the images.
         notes: of the training.
-        run: the run, if it came to its end.
-        plain: the run of the plain loss that it is compared with, if there is one.
-        verdict: whether dividing helped.
+        compared: with the plain run, if it came to its end.
         module: the network with the weights that were tested; None if none were.
         embeddings: of the test images.
         answers: what each query was answered.
@@ -109,6 +105,7 @@ def report_run(
     began = time.perf_counter()
     write_notes(folder, notes)
     hydra: Any = HydraConfig.get()
+    run, plain, verdict = compared or (None, None, "The run was stopped before its end.")
     parts = [_describe_images(part, len(rows)) for part, rows in zip(data.tested, embeddings, strict=False)]
     material = Material(
         title=_name_run(cfg),
@@ -149,7 +146,7 @@ def write_notes(folder: Path, notes: Notes) -> Path:
     """Write what other runs are compared with."""
     divisions = [{key: value for key, value in summary.items() if key != "central"} for summary in notes.divisions]
     text = json.dumps({"epochs": notes.epochs, "divisions": divisions})
-    return write_atomically(folder / NOTES_FILE, lambda file: file.write(text.encode()))
+    return write_atomically(folder / NOTES_FILE, text)
 
 
 def read_epochs(folder: Path) -> list[dict[str, Any]]:

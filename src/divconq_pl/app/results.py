@@ -38,11 +38,23 @@ PROTOCOLS = {
     "train_gallery": "New images of classes that were trained on, looked for among the training images",
 }
 """What a test asks for, and how a table says it."""
+METRICS = {
+    "recall_at_": "R@",
+    "map_at_r": "MAP@R",
+    "r_precision": "R-prec",
+    "marp": "mARP",
+    "nmi": "NMI",
+    "reid_recall_at_": "re-id R@",
+    "cross_camera_map": "cross-camera mAP",
+    "cross_camera_cmc_": "cross-camera CMC@",
+    "reranked_map": "re-ranked mAP",
+    "reranked_cmc_": "re-ranked CMC@",
+}
+"""The metrics of a test with their headings, in the order of a table; a K follows those that end in ``_``."""
 PUBLISHED = "published/"
 """What the keys of published figures begin with."""
 
 _REPEATED = ("seed=", "dataset.fold=")
-_METRIC = re.compile(r"(reid_)?recall_at_\d+|map_at_r|r_precision|nmi|marp|(cross_camera|reranked)_(map|cmc_\d+)")
 
 
 def write_json(path: str | Path, mapping: Mapping[str, Any]) -> Path:
@@ -66,7 +78,7 @@ def write_json(path: str | Path, mapping: Mapping[str, Any]) -> Path:
         }
     """
     text = json.dumps(flatten(mapping), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-    return write_atomically(path, lambda file: file.write(text.encode()))
+    return write_atomically(path, text)
 
 
 def check_published(figures: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -92,11 +104,23 @@ def check_published(figures: Mapping[str, Any] | None) -> dict[str, Any]:
     if not figures.get("source") or not metrics:
         raise InputError("published needs a source and figures, such as published={source: Table 3, recall_at_1: 0.87}")
     for key, value in metrics.items():
-        if not _METRIC.fullmatch(key):
+        if split_metric(key) is None:
             raise InputError(f"published.{key} is not a metric; use a name such as recall_at_1, nmi or marp")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise InputError(f"published.{key}={value} must be a fraction between 0 and 1, such as 0.8722")
     return {f"{PUBLISHED}{key}": value for key, value in figures.items()}
+
+
+def split_metric(key: str) -> tuple[str, str] | None:
+    """Split the name of a metric into its entry of :data:`METRICS` and its K; None if it is no metric.
+
+    Example:
+        >>> split_metric("recall_at_10"), split_metric("nmi"), split_metric("recall_at_")
+        (('recall_at_', '10'), ('nmi', ''), None)
+    """
+    name = key.rstrip("0123456789")
+    k = key.removeprefix(name)
+    return (name, k) if name in METRICS and name.endswith("_") == bool(k) else None
 
 
 def name_selection(validate_on: str | None, *, validated: bool) -> str:

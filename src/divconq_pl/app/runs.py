@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +127,32 @@ def compare_queries(run: Run, other: Run, metric: str = "recall_at_1") -> Differ
     return pair_over_classes(ours[metric], theirs[metric], ours["labels"])
 
 
+class Compared(NamedTuple):
+    """A finished run and the plain one beside it.
+
+    Attributes:
+        run: the run.
+        plain: the plain run, if there is one.
+        verdict: whether dividing helped, in a sentence.
+    """
+
+    run: Run
+    plain: Run | None
+    verdict: str
+
+
+def compare_with_plain(folder: Path, program: str) -> Compared:
+    """Compare the run that has just ended with the plain one beside it.
+
+    Args:
+        folder: of the run.
+        program: as for :func:`judge`.
+    """
+    run = Run.read(folder)
+    plain = find_plain_run(run)
+    return Compared(run, plain, judge(run, plain, program))
+
+
 def judge(run: Run, plain: Run | None, program: str) -> str:
     """Answer in one sentence whether dividing helped, or say how to find out.
 
@@ -156,7 +182,7 @@ def judge(run: Run, plain: Run | None, program: str) -> str:
 def _list_neighbours(folder: Path) -> Iterator[Path]:
     """Yield the folders beside a run, newest first."""
     folder = folder.resolve()
-    places = {*folder.parent.glob("*"), *folder.parent.parent.glob("*/*")}
+    places = {*folder.parent.glob("*"), *folder.parent.parent.glob("*/*")} - {folder}
     runs = [path for path in places if (path / RESULTS_FILE).is_file()]
     yield from sorted(runs, key=lambda path: (path / RESULTS_FILE).stat().st_mtime, reverse=True)[:_MOST_LOOKED_AT]
 

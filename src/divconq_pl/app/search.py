@@ -15,7 +15,7 @@ from divconq_pl.inference import load
 from divconq_pl.search import ImageIndex, Model, SearchServer
 from divconq_pl.search.building import Embed, check_model, update_index
 from divconq_pl.search.page import draw_neighbours
-from divconq_pl.search.store import read_state
+from divconq_pl.search.store import State, read_state
 
 HINTS = {
     "index": str,
@@ -39,10 +39,11 @@ def main(cfg: DictConfig) -> None:
     queries = [Path(query).expanduser() for query in ([cfg.query] if isinstance(cfg.query, str) else cfg.query or ())]
     searches = bool(queries) or cfg.serve
     builds = cfg.images is not None or not searches
-    root = find_root(cfg, folder)
+    state = read_state(folder)
+    root = find_root(cfg, state)
     if not builds:
         ImageIndex(folder)  # says what is wrong with it before a network is loaded
-    embed, model = load_model(cfg, folder)
+    embed, model = load_model(cfg, state)
     if builds:
         update(folder, root, embed, model)
     if not searches:
@@ -68,7 +69,7 @@ def check_config(cfg: DictConfig) -> None:
             raise InputError(f"{key}={cfg[key]} must be 1 or more")
 
 
-def find_root(cfg: DictConfig, folder: Path) -> Path:
+def find_root(cfg: DictConfig, state: State | None) -> Path:
     """Return the folder of images that is named, or else that of the index.
 
     Raises:
@@ -76,19 +77,17 @@ def find_root(cfg: DictConfig, folder: Path) -> Path:
     """
     if cfg.images is not None:
         return Path(cfg.images).expanduser()
-    state = read_state(folder)
     if state is None:
         raise InputError(f"index={cfg.index!r} holds no index; build it with checkpoint=PATH images=FOLDER")
     return Path(state.root)
 
 
-def load_model(cfg: DictConfig, folder: Path) -> tuple[Embed, Model]:
+def load_model(cfg: DictConfig, state: State | None) -> tuple[Embed, Model]:
     """Load the network that is named, or else the one that the index was made with.
 
     Raises:
         InputError: if there is neither, or it cannot be used.
     """
-    state = read_state(folder)
     if cfg.checkpoint is not None:
         path, *others = find_checkpoints(cfg.checkpoint)
         if others:

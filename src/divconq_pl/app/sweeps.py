@@ -9,10 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from divconq_pl.app.differences import compare_sweep, pair_with_plain
 from divconq_pl.app.going_on import list_unfinished
 from divconq_pl.app.results import (
@@ -86,7 +82,8 @@ def report_sweep(folders: Sequence[Path], to: Path) -> None:
     said = (describe_protocol(runs), describe_selection(runs), describe_images(runs))
     title = ", ".join(filter(None, (f"Results of {' '.join(map(str, folders))}", *said)))
     table = lay_out(rows, title)
-    print_table(_to_screen(table))
+    headings = [*table.headings[: table.settings], *(h.replace(" ", "\n", 1) for h in table.headings[table.settings :])]
+    print_table(headings, table.cells, settings=table.settings, title=title, notes=table.notes)
     common = set.intersection(*(set(row.get("overrides") or []) for row in rows))
     for folder in folders:
         for name, overrides, why in list_unfinished(folder):
@@ -94,12 +91,9 @@ def report_sweep(folders: Sequence[Path], to: Path) -> None:
             print(f"not in the table: {folder / name} ({own}): {why['message'] if why else 'stopped'}")
     for sentence in compare_sweep(runs):
         print(sentence)
-    for name, text in (
-        ("sweep.md", write_markdown(table)),
-        ("sweep.tex", write_latex(table)),
-        ("sweep.csv", write_csv(rows)),
-    ):
-        write_atomically(to / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
+    write_atomically(to / "sweep.md", write_markdown(table))
+    write_atomically(to / "sweep.tex", write_latex(table))
+    write_atomically(to / "sweep.csv", write_csv(rows))
     names = [" ".join(cells[: table.settings]) for cells in table.cells]
     save_figure(gains(names[: len(rows)], rows, runs), to / "sweep.png")
     print(f"the table is in {to}, too: sweep.md, sweep.tex, sweep.csv and, as a figure, sweep.png")
@@ -153,19 +147,6 @@ def _write_cell(row: Row, key: str) -> str:
     if gain is None:
         return ""
     return gain.abbreviate() if gain.over.split()[0] == str(row["runs"]) else f"{gain.abbreviate()}, {gain.over}"
-
-
-def _to_screen(table: SweepTable) -> Table:
-    shown = Table(title=table.title, box=box.SIMPLE_HEAVY, collapse_padding=True, pad_edge=False)
-    shown.title_justify = shown.caption_justify = "left"
-    shown.caption = Text("\n".join(table.notes))
-    for place, heading in enumerate(table.headings):
-        setting = place < table.settings
-        heading = heading.replace(".", ".\n") if setting else heading.replace(" ", "\n", 1)
-        shown.add_column(Text(heading), justify="left" if setting else "right", no_wrap=setting)
-    for row in table.cells:
-        shown.add_row(*(Text(cell.strip("*"), style="bold" if cell.startswith("**") else "") for cell in row))
-    return shown
 
 
 def write_markdown(table: SweepTable) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from divconq_pl.app.results import PUBLISHED, Row
+from divconq_pl.app.results import METRICS, PUBLISHED, Row, split_metric
 from divconq_pl.errors import InputError
 
 SPREAD = "± is the standard deviation over the runs, which differ in their seeds or folds"
@@ -21,8 +20,8 @@ _WIDEST = 1000  # columns of a table in a file
 _EPOCHS, _SECONDS = ("epoch", "last/epoch"), ("train/seconds", "division/seconds")
 
 
-def make_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
-    """Lay out the results of one or several runs, metrics in percent.
+def print_results(rows: Sequence[Row], *, title: str | None = None, console: Console | None = None) -> str:
+    """Print the results of one or several runs as a table, metrics in percent.
 
     A column shows each override in which the runs differ; what all were given stands below the table. Published figures
     follow in rows of their own, named by their source.
@@ -30,65 +29,64 @@ def make_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
     Args:
         rows: results of runs; ``<key>_std`` and ``runs``, as ``average_over_seeds`` adds them, are shown too.
         title: heading of the table.
+        console: where to; by default the standard output.
 
     Returns:
-        The table, to be printed by ``print_results`` or any ``rich`` console.
+        What was printed, without colours.
 
     Raises:
         InputError: if there is no run.
     """
     if not rows:
         raise InputError("no run has results to show: give at least one")
-    differing, labels, common = split_settings(rows)
+    keys, labels, common = split_settings(rows)
+    notes = [f"all with {' '.join(common)}" if len(rows) > 1 else " ".join(common)] if common else []
+    notes += [SPREAD] if any(row.get("runs", 1) > 1 for row in rows) else []
+    published = list_published(rows)
+    if len({tuple(label) for label in labels}) < len(rows) or not keys or published:
+        keys = ["run", *keys]
+        labels = [[str(row.get("name", "run")), *label] for row, label in zip(rows, labels, strict=True)]
+    labels += [[row["name"], *("-" for _ in keys[1:])] for row in published]
+    shown = [*rows, *published]
+    columns = _list_columns(shown)
+    cells = [[*label, *(format_cell(row, key) for key in columns)] for row, label in zip(shown, labels, strict=True)]
+    headings = [*keys, *columns.values()]
+    return print_table(headings, cells, settings=len(keys), title=title, notes=notes, console=console)
+
+
+def print_table(
+    headings: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    *,
+    settings: int,
+    title: str | None,
+    notes: Sequence[str],
+    console: Console | None = None,
+) -> str:
+    """Print a table of texts: as wide as it takes in a file, as wide as the terminal in one.
+
+    Args:
+        headings: of the columns; settings come first.
+        cells: the rows; what is bold as in Markdown is so here.
+        settings: how many columns of settings there are; they are broken only where a text has blanks.
+        title: heading of the table.
+        notes: what stands below.
+        console: where to; by default the standard output.
+
+    Returns:
+        What was printed, without colours.
+    """
     table = Table(title=title, box=box.SIMPLE_HEAVY, collapse_padding=True, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
-    captions = [f"all with {' '.join(common)}" if len(rows) > 1 else " ".join(common)] if common else []
-    if any(row.get("runs", 1) > 1 for row in rows):
-        captions.append(SPREAD)
-    table.caption = Text("\n".join(captions)) if captions else None
-    quoted = list_published(rows)
-    if len({tuple(label) for label in labels}) < len(rows) or not differing or quoted:
-        table.add_column("run", no_wrap=not quoted)  # a source may be long
-        labels = [[str(row.get("name", "run")), *label] for row, label in zip(rows, labels, strict=True)]
-    for key in differing:
-        table.add_column(Text(key.replace(".", ".\n")), no_wrap=True)
-    columns = _list_columns([*rows, *quoted])
-    for heading in columns.values():
-        table.add_column(heading, justify="right")
-    for row, label in zip(rows, labels, strict=True):
-        table.add_row(*map(Text, label), *(format_cell(row, key) for key in columns))
-    for row in quoted:
-        table.add_row(Text(row["name"]), *("-" for _ in differing), *(format_cell(row, key) for key in columns))
-    return table
-
-
-def print_results(rows: Sequence[Row], *, title: str | None = None, console: Console | None = None) -> str:
-    """Print the results of one or several runs as a table.
-
-    Args:
-        rows: results of runs.
-        title: heading of the table.
-        console: where to; by default the standard output.
-
-    Returns:
-        What was printed, without colours.
-
-    Raises:
-        InputError: if there is no run.
-    """
-    return print_table(make_table(rows, title=title), console)
-
-
-def print_table(table: Table, console: Console | None = None) -> str:
-    """Print a table: as wide as it takes in a file, as wide as the terminal in one.
-
-    Args:
-        table: what to print.
-        console: where to; by default the standard output.
-
-    Returns:
-        What was printed, without colours.
-    """
+    table.caption = Text("\n".join(notes)) if notes else None
+    for place, heading in enumerate(headings):
+        if place < settings:
+            is_whole = not any(" " in row[place] for row in cells)
+            table.add_column(Text(heading.replace(".", ".\n")), no_wrap=is_whole)
+        else:
+            table.add_column(Text(heading), justify="right")
+    for row in cells:
+        table.add_row(*(Text(cell[2:-2], style="bold") if cell.startswith("**") else Text(cell) for cell in row))
     console = console or Console()
     if not console.is_terminal:
         # A file has no width of its own: rich would squeeze the table into 80 columns.
@@ -148,16 +146,12 @@ def list_published(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _list_columns(rows: Sequence[Row]) -> dict[str, str]:
-    columns = _list_recall_columns(rows, "test/recall_at_", "R@")
-    columns |= {"test/map_at_r": "MAP@R", "test/r_precision": "R-prec"}
-    for key, heading in (("test/marp", "mARP"), ("test/nmi", "NMI")):
-        if any(key in row for row in rows):
-            columns[key] = heading
-    columns |= _list_recall_columns(rows, "test/reid_recall_at_", "re-id R@")
-    for protocol, heading in (("cross_camera", "cross-camera"), ("reranked", "re-ranked")):
-        if any(f"test/{protocol}_map" in row for row in rows):
-            columns[f"test/{protocol}_map"] = f"{heading} mAP"
-        columns |= _list_recall_columns(rows, f"test/{protocol}_cmc_", f"{heading} CMC@")
+    keys = {key.removeprefix("test/") for row in rows for key in row if key.startswith("test/")}
+    known = {split for key in (*keys, "map_at_r", "r_precision") if (split := split_metric(key))}
+    columns: dict[str, str] = {}
+    for name, heading in METRICS.items():
+        ks = sorted((k for metric, k in known if metric == name), key=lambda k: int(k or 0))
+        columns |= {f"test/{name}{k}": f"{heading}{k}" for k in ks}
     if any(isinstance(row.get("epoch"), int | float) for row in rows):
         columns["epoch"] = "epoch"
     if any("train/seconds" in row for row in rows):
@@ -165,11 +159,6 @@ def _list_columns(rows: Sequence[Row]) -> dict[str, str]:
     if any(row.get("runs", 1) > 1 for row in rows):
         columns["runs"] = "runs"
     return columns
-
-
-def _list_recall_columns(rows: Sequence[Row], prefix: str, heading: str) -> dict[str, str]:
-    ks = {int(key.removeprefix(prefix)) for row in rows for key in row if re.fullmatch(rf"{prefix}\d+", key)}
-    return {f"{prefix}{k}": f"{heading}{k}" for k in sorted(ks)}
 
 
 def format_cell(row: Row, key: str) -> str:

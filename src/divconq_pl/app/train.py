@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
 
 from divconq_pl.app import pictures
 from divconq_pl.app.checkpoints import KeepConfig, compare_configs
@@ -39,13 +38,13 @@ from divconq_pl.app.results import (
     name_selection,
     write_json,
 )
-from divconq_pl.app.runs import Run, find_plain_run, judge, write_queries
+from divconq_pl.app.runs import Compared, compare_with_plain, write_queries
 from divconq_pl.app.saving import read_epoch
 from divconq_pl.app.table import describe_worst, print_results
 from divconq_pl.data import RetrievalDataModule
 from divconq_pl.data.dataset import TestProtocol
 from divconq_pl.inference.checkpoints import CONFIG_KEY, check_fit, read_checkpoint
-from divconq_pl.inference.finding import find_newest
+from divconq_pl.inference.finding import find_newest, list_checkpoints
 from divconq_pl.lightning._trainer.processes import ending_processes
 from divconq_pl.lightning.callback import DivideConquerCallback
 from divconq_pl.lightning.journal import PlainJournal
@@ -88,29 +87,26 @@ def main(cfg: DictConfig) -> float:
     module = make_module(cfg, data, resumed)
     divide = make_division(cfg)
     best: ModelCheckpoint | None = instantiate(cfg.checkpoint) if data.validates else None
-    folder, live = Path(HydraConfig.get().runtime.output_dir), None
-    if isinstance(divide, DivideConquerCallback):
-        live = ShowDivisions(folder / "pictures", data.splits.train, divide)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    live = ShowDivisions(folder / "pictures", data.splits.train, divide)
     trainer = make_trainer(cfg, divide, best, live)
     rank_zero_info("\n".join(describe_plan(trainer, module, data, divide)))
     with ending_processes(trainer):
-        try:
-            seconds = fit(cfg, trainer, module, data)
-        except (SystemExit, Exception):
-            if trainer.is_global_zero:
-                report_run(folder, cfg, data, collect_notes(trainer))  # of what there is
-            raise
-        notes = collect_notes(trainer)  # the test restores those of the best epoch
-        spent = {} if live is None else live.seconds
+        seconds = fit(cfg, trainer, module, data, folder)
+        notes, spent = collect_notes(trainer), live.seconds  # the test restores the notes of the best epoch
         with timing(spent, "pictures"):
-            if live is not None and trainer.is_global_zero:
+            if trainer.is_global_zero:
                 live.draw_last()
 
-        best_path = best.best_model_path if best else ""  # also empty if validation is switched off
+        seen: list[Answers] = []
         with timing(spent, "the test"):
-            embeddings, metrics, answers = test(cfg, trainer, module, data, best_path)
+            best_path = best.best_model_path if best else ""  # also empty if validation is switched off
+            embeddings = embed(trainer, module, data, best_path or None)
+            metrics = measure(embeddings, data.tested, seen, **cfg.evaluation)
+        log_test(trainer.loggers, metrics, list_settings(cfg), epoch=trainer.current_epoch, step=trainer.global_step)
         if not trainer.is_global_zero:  # of several processes one writes
             return float(metrics.get("test/recall_at_1", float("nan")))
+        (answers,) = seen
         asked = data.tested[0].targets[: len(answers.nearest)]
         write_queries(folder, answers, asked.numpy())
         with timing(spent, "pictures"):
@@ -120,16 +116,11 @@ def main(cfg: DictConfig) -> float:
         results = collect_results(cfg, data, best, metrics, seconds, notes)
         results["per_class"] = list_classes(answers, asked, data.tested[0].classes)
         write_json(folder / RESULTS_FILE, results)
-        run = Run.read(folder)
-        plain = find_plain_run(run)
-        verdict = judge(run, plain, spell_program(HydraConfig.get()))
-        table = print_run(run, verdict)
+        compared = compare_with_plain(folder, spell_program(HydraConfig.get()))
+        table = print_run(compared)
         finish(trainer.loggers, sorted((folder / "pictures").glob("*.png")), table, step=trainer.global_step)
         report_run(
-            *(folder, cfg, data, notes),
-            run=run,
-            plain=plain,
-            verdict=verdict,
+            *(folder, cfg, data, notes, compared),
             module=module,
             embeddings=embeddings,
             answers=answers,
@@ -197,16 +188,14 @@ def make_division(cfg: DictConfig) -> ExactResume:
     return ExactResume()
 
 
-def make_trainer(
-    cfg: DictConfig, divide: ExactResume, best: ModelCheckpoint | None, live: ShowDivisions | None = None
-) -> pl.Trainer:
+def make_trainer(cfg: DictConfig, divide: ExactResume, best: ModelCheckpoint | None, live: ShowDivisions) -> pl.Trainer:
     """Build the Trainer with its callbacks and loggers.
 
     Args:
         cfg: the configuration.
         divide: the callback that divides, or makes resuming exact.
         best: the callback that keeps the best epoch, if the run validates.
-        live: the callback that shows divisions in loggers, if there are any.
+        live: the callback that shows divisions in loggers.
 
     Raises:
         InputError: if a setting would make the run fail later.
@@ -225,8 +214,10 @@ def make_trainer(
     return trainer
 
 
-def fit(cfg: DictConfig, trainer: pl.Trainer, module: DivideConquerModule, data: RetrievalDataModule) -> float:
-    """Train, and say which checkpoint to go on from if the training is stopped.
+def fit(
+    cfg: DictConfig, trainer: pl.Trainer, module: DivideConquerModule, data: RetrievalDataModule, folder: Path
+) -> float:
+    """Train; if that is stopped, say which checkpoint to go on from, and report what there is.
 
     Returns:
         How many seconds it took.
@@ -236,39 +227,17 @@ def fit(cfg: DictConfig, trainer: pl.Trainer, module: DivideConquerModule, data:
     try:
         trainer.fit(module, data, ckpt_path=cfg.ckpt_path)
     except (SystemExit, Exception) as stop:  # the Trainer raises SystemExit after Ctrl-C and SIGTERM
-        kept = [path for path in Path(cfg.checkpoint.dirpath).glob("*.ckpt") if path.stem != cfg.checkpoint.filename]
-        newest = max(kept, key=lambda path: path.stat().st_mtime, default=cfg.ckpt_path)
-        hydra = HydraConfig.get()
-        if trainer.interrupted and trainer.is_global_zero and hydra.mode != RunMode.MULTIRUN:  # a sweep says it itself
-            if newest:
-                print(f"interrupted; go on with: {spell_run(hydra, f'ckpt_path={newest}')}")
-            elif isinstance(stop, SystemExit):
-                print("interrupted before the first step")
+        if trainer.is_global_zero:
+            hydra = HydraConfig.get()
+            if trainer.interrupted and hydra.mode != RunMode.MULTIRUN:  # a sweep says it itself
+                kept = [p for p in list_checkpoints(Path(cfg.checkpoint.dirpath)) if p.stem != cfg.checkpoint.filename]
+                if newest := [cfg.ckpt_path, *kept][-1]:
+                    print(f"interrupted; go on with: {spell_run(hydra, f'ckpt_path={newest}')}")
+                elif isinstance(stop, SystemExit):
+                    print("interrupted before the first step")
+            report_run(folder, cfg, data, collect_notes(trainer))
         raise
     return time.perf_counter() - began
-
-
-def test(
-    cfg: DictConfig, trainer: pl.Trainer, module: DivideConquerModule, data: RetrievalDataModule, best_path: str
-) -> tuple[list[Tensor], dict[str, float], Answers]:
-    """Embed the test images with the weights of the best epoch, and log how well that works.
-
-    Args:
-        cfg: the configuration.
-        trainer: the Trainer after the training.
-        module: the trained module.
-        data: the images.
-        best_path: the checkpoint of the best epoch; empty for the weights that the module has.
-
-    Returns:
-        The embeddings, as :func:`embed` returns them; the metrics, as :func:`measure` does; what each query was
-        answered.
-    """
-    embeddings = embed(trainer, module, data, best_path or None)
-    answers: list[Answers] = []
-    metrics = measure(embeddings, data.tested, answers, **cfg.evaluation)
-    log_test(trainer.loggers, metrics, list_settings(cfg), epoch=trainer.current_epoch, step=trainer.global_step)
-    return embeddings, metrics, answers[0]
 
 
 def collect_results(
@@ -289,47 +258,40 @@ def collect_results(
         seconds: how long the training took.
         notes: what was noted of it.
     """
-    divisions = notes.divisions
-    hydra = HydraConfig.get()
+    hydra, monitor, divisions = HydraConfig.get(), cfg.checkpoint.monitor, notes.divisions
+    best_path = best.best_model_path if best else ""
     results = {
         **metrics,
-        "epoch": read_epoch(best.best_model_path) if best and best.best_model_path else notes.last_epoch,
+        "epoch": read_epoch(best_path) if best_path else notes.last_epoch,
         "train/seconds": seconds,
-        **_describe_clusters(divisions),
         "division/seconds": sum(s for summary in divisions for key, s in summary.items() if key.startswith("seconds_")),
         "seed": cfg.seed,
         "protocol": cfg.protocol,
-        "selection": name_selection(data.validate_on, validated=bool(best and best.best_model_path)),
+        "selection": name_selection(data.validate_on, validated=bool(best_path)),
         "overrides": list(hydra.overrides.task),
         "name": Path(hydra.runtime.output_dir).name,
         **check_published(cfg.published),
     }
+    if divisions:  # what a gain was seen to depend on, of the first division into as many clusters as there ever were
+        first = max(divisions, key=lambda summary: summary["clusters"])
+        results |= {f"division/{name}": first[name] for name in ("pairs_kept", "classes_per_cluster", "nmi_classes")}
     if best and best.best_model_score is not None:
-        results[cfg.checkpoint.monitor] = float(best.best_model_score)
+        results[monitor] = float(best.best_model_score)
     if notes.epochs:
         last = notes.epochs[-1]
-        results |= {
-            f"last/{key}": last["metrics"].get(key) for key in [cfg.checkpoint.monitor] if key in last["metrics"]
-        }
         results["last/epoch"] = last["epoch"]
+        if monitor in last["metrics"]:
+            results[f"last/{monitor}"] = last["metrics"][monitor]
     return results
 
 
-def _describe_clusters(divisions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what a gain was seen to depend on, of the first division into as many clusters as there ever were."""
-    if not divisions:
-        return {}
-    first = max(divisions, key=lambda summary: summary["clusters"])
-    return {f"division/{name}": first[name] for name in ("pairs_kept", "classes_per_cluster", "nmi_classes")}
-
-
-def print_run(run: Run, verdict: str) -> str:
+def print_run(compared: Compared) -> str:
     """Print the results of a run, and whether dividing helped; return the table."""
-    rows = [run.results]
+    rows = [compared.run.results]
     title = f"{describe_protocol(rows)}, {describe_selection(rows)}: {describe_images(rows)}"
     table = print_results(rows, title=title)
     note("\n" + table)
-    say(describe_worst(run.results["per_class"]))
-    say(verdict)
-    say(f"everything of this run is in {run.folder}")
+    say(describe_worst(rows[0]["per_class"]))
+    say(compared.verdict)
+    say(f"everything of this run is in {compared.run.folder}")
     return table

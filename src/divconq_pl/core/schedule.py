@@ -123,8 +123,9 @@ class ConquerScheduler:
         self.freeze_epochs = freeze_epochs
         self.flat = flat
         self.progressive = progressive
+        max_epochs = _known(max_epochs)
         automatic = isinstance(merge_at, str) and merge_at == "auto"
-        self._unknown_merge = automatic and conquer_at is None and _unknown(max_epochs)
+        self._unknown_merge = automatic and conquer_at is None and max_epochs is None
         if automatic:
             merge_at = None if conquer_at is not None or self._unknown_merge else MERGE_AT
         self.first_division = (
@@ -161,7 +162,8 @@ class ConquerScheduler:
         """
         if not self.split_depth:
             return "all epochs: plain training with one learner"
-        epochs = range(self._last_change() + 1 if max_epochs is None or max_epochs < 0 else max(1, max_epochs))
+        max_epochs = _known(max_epochs)
+        epochs = range(self._last_change() + 1 if max_epochs is None else max(1, max_epochs))
         stages = [self.stage(epoch) for epoch in epochs]
         parts = []
         for doing, group in groupby(epochs, lambda epoch: stages[epoch].summarise()):
@@ -170,7 +172,7 @@ class ConquerScheduler:
             when = f"from {first} on" if last == epochs[-1] else f"{first}-{last}" if others else f"{first}"
             parts.append(f"{when}: {doing}")
         parts[0] = f"all epochs: {stages[0].summarise()}" if len(parts) == 1 else f"epochs {parts[0]}"
-        if not _unknown(max_epochs):
+        if max_epochs is not None:
             divisions = sum(stage.divides for stage in stages)
             parts.append(f"{divisions} division{'' if divisions == 1 else 's'} in all")
             if stages[-1].phase == "divided":
@@ -188,7 +190,7 @@ class ConquerScheduler:
         if not self.split_depth:
             return None
         told = []
-        training = None if _unknown(max_epochs) else max_epochs
+        training = _known(max_epochs)
         reached = self.first_division + (0 if self.flat else max(0, self.split_depth - 1)) * self.every_n_epochs
         # merge_at=0 asks for clusters without subspaces, so it does not end anything.
         ends = [epoch for epoch in (training, self.merge_at or None, self.conquer_at) if epoch is not None]
@@ -225,9 +227,8 @@ class ConquerScheduler:
 
     def divides_after(self, epoch: int, max_epochs: int | None) -> bool:
         """Tell whether an epoch after ``epoch`` begins with a division; where no end is set one is taken to."""
-        if _unknown(max_epochs):
-            return True
-        return any(self.stage(later).divides for later in range(epoch + 1, max_epochs or 0))
+        end = _known(max_epochs)
+        return end is None or any(self.stage(later).divides for later in range(epoch + 1, end))
 
     def _conquer_stage(self, epochs: int) -> Stage:
         assert self.conquer_at is not None
@@ -268,8 +269,9 @@ def check_single_plan(schedule: ConquerScheduler | None, plan: Mapping[str, Any]
         )
 
 
-def _unknown(max_epochs: int | None) -> bool:
-    return max_epochs is None or max_epochs < 0
+def _known(max_epochs: int | None) -> int | None:
+    """Return how many epochs a training has, None also where a Trainer says -1."""
+    return None if max_epochs is None or max_epochs < 0 else max_epochs
 
 
 def _check_kinds(kind: type[int], **values: object) -> None:
@@ -284,6 +286,6 @@ def _find_epoch(name: str, value: object, max_epochs: int | None) -> int:
         return value
     if not isinstance(value, float) or not 0 <= value <= 1:
         raise InputError(f"{name}={value!r} must be an epoch (0, 1, ...) or a fraction between 0.0 and 1.0")
-    if max_epochs is None or max_epochs < 0:
+    if max_epochs is None:
         raise InputError(f"{name}={value} is a fraction of max_epochs, which is not set; give it as a whole epoch")
     return round(value * max_epochs)

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
-import logging
 import os
 import shutil
 import struct
 import warnings
-import weakref
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.features
 import torch
 import torchvision
-from filelock import FileLock
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -40,27 +34,23 @@ _FILE_OF: dict[Callable[[str], Image.Image], Callable[[str], str]] = {
 }
 """How to find the file that holds an image, where it is not named by its path."""
 
-_log = logging.getLogger(__name__)
+FORMAT_VERSION = 3
 
-FORMAT_VERSION = 2
-
-_HEADER_SIZE = 256
 _RECORD = struct.Struct("<QI")
-"""The record of an image: the version of its file, 0 while there are no pixels; the CRC-32 of the pixels."""
+"""What precedes the pixels of an image: the version of the file they come from, and their CRC-32."""
 
 
 def cache_pixels(data: RetrievalDataset, folder: str | Path) -> RetrievalDataset:
     """Keep the pixels that the fixed part of the transform gives, and compute only the rest each time.
 
-    The pixels lie in one file, which has room for all images from the beginning and is filled as they are first asked
-    for, by any number of workers and runs at once. The name of the file depends on the names of the images and the
-    geometry of the transform (and the libraries that decode and resample), and each image is kept with the size and
-    time of its file, so that none is ever out of date. Where the file cannot be made or filled, a warning says so
-    and images are decoded each time.
+    Each image has a file, which is written when it is first asked for, by any number of workers and runs at once. The
+    geometry of the transform (and the libraries that decode and resample) has a folder of its own, and pixels are kept
+    with the size and time of the image's file, so that none are ever out of date. Where the folder cannot be made or
+    filled, a warning says so and images are decoded each time.
 
     Args:
         data: images in files, under a :class:`.CacheableTransform`.
-        folder: where the file goes; made if it is missing. What is in it may be deleted at any time.
+        folder: where the files go; made if it is missing. What is in it may be deleted at any time.
 
     Returns:
         The same images, labels and names; each tensor is bit for bit what it is without the cache.
@@ -94,24 +84,24 @@ class CachedDataset(RetrievalDataset):
         file_of, version = _FILE_OF.get(_unwrap(data.read), str), cache(_fingerprint)
         for row in self._rows.tolist():
             self._versions[row] = version(file_of(data._files[row]))
-        shape = self._pixels(int(self._rows[0])).shape
-        self._file = PixelFile(folder, shape, _describe_pixels(data, transform), self._versions)
+        self._shape = self._pixels(int(self._rows[0])).shape
+        self._kept = PixelFolder(folder / _name_folder(data, transform, self._shape), self._shape, data.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Return the transformed image and its label."""
-        is_kept = self.transform is self._cached
-        if not is_kept:
+        if self.transform is not self._cached:
             return super().__getitem__(index)
         row = int(self._rows[index])
-        pixels = self._file.read(row)
+        image, version = self._data._files[row], int(self._versions[row])
+        pixels = self._kept.read(image, version)
         if pixels is None:
             pixels = self._pixels(row)
-            if pixels.shape != self._file.shape:
+            if pixels.shape != self._shape:
                 raise InputError(
                     f"the geometry of the transform gives {self._name(row)!r} the shape {tuple(pixels.shape)} and "
-                    f"others {tuple(self._file.shape)}; use one that gives all the same, or leave cache_dir at None"
+                    f"others {tuple(self._shape)}; use one that gives all the same, or leave cache_dir at None"
                 )
-            self._file.write(row, pixels)
+            self._kept.write(image, version, pixels)
         return self._cached.finish(pixels), int(self.targets[index])
 
     def _pixels(self, row: int) -> Tensor:
@@ -127,129 +117,57 @@ class CachedDataset(RetrievalDataset):
         return self._data._name(row)
 
 
-class PixelFile:
-    """One file with room for the pixels of N images: a header, N records, N times the pixels.
+class PixelFolder:
+    """A folder with a file for the pixels of each image: the version of the image, a checksum, the pixels.
 
-    It is read and written without being mapped into memory, since a mapped file ends the process where the disk runs
-    full or fails. A record is written after its pixels and holds their checksum, so that half an image is never used.
+    By the checksum a file that is half written is never used, so processes may write the same one without waiting for
+    each other.
 
     Args:
-        folder: the folder it lies in.
+        folder: the folder; made if it is missing.
         shape: of the pixels of an image.
-        description: what the pixels depend on besides the contents of the image files.
-        versions: a number that changes with each image file, shape (N,); 0 where the image is not used.
+        images: the names of all images that are to be kept.
 
     Raises:
-        OSError: if the file does not exist and cannot be made.
+        OSError: if the folder cannot be made, or the disk has no room for all images.
     """
 
-    def __init__(self, folder: Path, shape: torch.Size, description: str, versions: NDArray[np.uint64]) -> None:
-        self.shape = shape
-        self._versions = versions
-        key = hashlib.sha256(f"{len(versions)} {shape} {description}".encode()).hexdigest()
-        self.path = folder / f"pixels-{key[:16]}.cache"
-        header = {"images": len(versions), "shape": list(shape), "sha256 of what they are": key}
-        self._header = json.dumps(header).encode().ljust(_HEADER_SIZE)
-        self._first = _HEADER_SIZE + _RECORD.size * len(versions)
-        self._size = self._first + prod(shape) * len(versions)
-        self._reported: set[str] = set()
-        if not hasattr(os, "pread"):
-            raise OSError("this system cannot read from a position in a file")
-        if not self._is_whole():
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self.path}.lock"):
-                if not self._is_whole():  # no other process has made it meanwhile
-                    self._make()
-        self._writable, self._descriptor = self._open()
-        self._report_changes()
+    def __init__(self, folder: Path, shape: torch.Size, images: Iterable[str]) -> None:
+        self._folder = folder
+        self._shape = shape
+        self._is_writable = True
+        folder.mkdir(parents=True, exist_ok=True)
+        there = set(os.listdir(folder))
+        needed = sum(_name_file(image) not in there for image in images) * (_RECORD.size + prod(shape))
+        if (free := shutil.disk_usage(folder).free) < needed:
+            sizes = [tqdm.format_sizeof(size, "B") for size in (needed, free)]
+            raise OSError(errno.ENOSPC, "{} are needed and {} are free".format(*sizes))
 
-    def read(self, row: int) -> Tensor | None:
-        """Return the pixels of an image, uint8; None if they are not there or out of date."""
+    def read(self, image: str, version: int) -> Tensor | None:
+        """Return the pixels of an image, uint8; None if they are not there, damaged or of another version."""
         try:
-            record = os.pread(self._descriptor, _RECORD.size, self._record_at(row))
-            if len(record) < _RECORD.size:
-                return None
-            version, checksum = _RECORD.unpack(record)
-            if version != int(self._versions[row]):
-                return None
-            pixels = bytearray(os.pread(self._descriptor, prod(self.shape), self._pixels_at(row)))
-        except OSError as error:
-            self._report(f"cannot be read ({error})")
+            content = np.fromfile(self._folder / _name_file(image), np.uint8, _RECORD.size + prod(self._shape))
+        except OSError:  # there is none, or the next write says why
             return None
-        if zlib.crc32(pixels) != checksum:
-            self._report("has damaged pixels")
+        record, pixels = content[: _RECORD.size], content[_RECORD.size :]
+        if pixels.size != prod(self._shape) or record.tobytes() != _RECORD.pack(version, zlib.crc32(pixels.data)):
             return None
-        return torch.frombuffer(pixels, dtype=torch.uint8).view(self.shape)
+        return torch.from_numpy(pixels).view(self._shape)
 
-    def write(self, row: int, pixels: Tensor) -> None:
+    def write(self, image: str, version: int, pixels: Tensor) -> None:
         """Keep the pixels of an image."""
-        if not self._writable:
+        if not self._is_writable:
             return
         content = pixels.contiguous().numpy().tobytes()
-        record = _RECORD.pack(int(self._versions[row]), zlib.crc32(content))
         try:
-            for part, at in ((content, self._pixels_at(row)), (record, self._record_at(row))):
-                if os.pwrite(self._descriptor, part, at) < len(part):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            (self._folder / _name_file(image)).write_bytes(_RECORD.pack(version, zlib.crc32(content)) + content)
         except OSError as error:
-            self._writable = False
-            warnings.warn(f"images are decoded each time, since {self.path} cannot be filled: {error}", stacklevel=2)
+            self._is_writable = False
+            warnings.warn(f"images are decoded each time, since {self._folder} cannot be filled: {error}", stacklevel=3)
 
-    def _record_at(self, row: int) -> int:
-        return _HEADER_SIZE + _RECORD.size * row
 
-    def _pixels_at(self, row: int) -> int:
-        return self._first + prod(self.shape) * row
-
-    def _is_whole(self) -> bool:
-        try:
-            with self.path.open("rb") as file:
-                if file.read(_HEADER_SIZE) == self._header and os.fstat(file.fileno()).st_size == self._size:
-                    return True
-        except FileNotFoundError:
-            return False
-        self._report("is damaged and made anew")
-        return False
-
-    def _make(self) -> None:
-        if (free := shutil.disk_usage(self.path.parent).free) < self._size:
-            needed, left = tqdm.format_sizeof(self._size, "B"), tqdm.format_sizeof(free, "B")
-            raise OSError(errno.ENOSPC, f"{needed} are needed and {left} are free")
-        temporary = self.path.with_suffix(".tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(self._header)
-                file.flush()
-                if hasattr(os, "posix_fallocate"):  # says at once whether there is room
-                    os.posix_fallocate(file.fileno(), 0, self._size)
-                file.truncate(self._size)
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _open(self) -> tuple[bool, int]:
-        writable = os.access(self.path, os.W_OK)
-        descriptor = os.open(self.path, os.O_RDWR if writable else os.O_RDONLY)
-        weakref.finalize(self, os.close, descriptor)
-        return writable, descriptor
-
-    def _report_changes(self) -> None:
-        records = os.pread(self._descriptor, _RECORD.size * len(self._versions), _HEADER_SIZE)
-        kept = np.frombuffer(records, dtype=[("version", "<u8"), ("checksum", "<u4")])["version"]
-        if changed := int(((kept != self._versions) & (kept != 0) & (self._versions != 0)).sum()):
-            _log.warning("%d images changed since they came into %s; they are decoded again", changed, self.path)
-
-    def _report(self, what: str) -> None:
-        if what not in self._reported:
-            self._reported.add(what)
-            _log.warning("%s %s; the images are decoded again", self.path, what)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_descriptor": -1}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._writable, self._descriptor = self._open()
+def _name_file(image: str) -> str:
+    return hashlib.blake2b(os.path.abspath(image).encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
 def _fingerprint(file: str) -> int:
@@ -258,16 +176,16 @@ def _fingerprint(file: str) -> int:
     except OSError as error:
         raise InputError(f"cannot read {file!r}: {error}") from error
     digest = hashlib.blake2b(f"{status.st_size} {status.st_mtime_ns}".encode(), digest_size=8)
-    return int.from_bytes(digest.digest(), "little") or 1
+    return int.from_bytes(digest.digest(), "little")
 
 
-def _describe_pixels(data: FileDataset, transform: CacheableTransform) -> str:
-    """Name all that pixels depend on besides the contents of the files."""
-    names = hashlib.sha256("\0".join(os.path.abspath(file) for file in data._files).encode(errors="surrogateescape"))
+def _name_folder(data: FileDataset, transform: CacheableTransform, shape: torch.Size) -> str:
+    """Make a name of all that pixels depend on besides the image files."""
     libraries = [torch.__version__, torchvision.__version__, PIL.__version__, PIL.features.version("jpg")]
     options = data.read.keywords if isinstance(data.read, partial) else {}
     reader = f"{type(data).__qualname__} {_unwrap(data.read).__qualname__} {sorted(options.items())}"
-    return f"{FORMAT_VERSION} {reader} {names.hexdigest()} {transform.geometry!r} {libraries}"
+    made_by = f"{FORMAT_VERSION} {reader} {transform.geometry!r} {shape} {libraries}"
+    return f"pixels-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}"
 
 
 def _unwrap(read: Callable[[str], Image.Image]) -> Callable[..., Image.Image]:

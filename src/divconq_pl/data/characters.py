@@ -13,8 +13,6 @@ from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from divconq_pl.errors import InputError
-
 # matplotlib's other typefaces are left out on purpose: they put boxes or other symbols where a character belongs.
 REGULAR_FACES = ("DejaVuSans", "DejaVuSansMono", "DejaVuSerif", "STIXGeneral")
 FACES = (
@@ -63,22 +61,6 @@ def name_of(code: int) -> str:
         'U+0041 LATIN CAPITAL LETTER A'
     """
     return f"U+{code:04X} {unicodedata.name(chr(code))}"
-
-
-def check_drawing(rotation: float, size: int) -> None:
-    """Refuse what no character can be drawn or recognised with.
-
-    Args:
-        rotation: largest rotation in degrees, to either side.
-        size: height and width of an image in pixels.
-
-    Raises:
-        InputError: if one is out of range.
-    """
-    if not 0 <= rotation <= 180:
-        raise InputError(f"rotation={rotation} is out of range; use 0 to 180 degrees")
-    if size < 8:
-        raise InputError(f"size={size} is too small to tell characters apart; use 8 pixels or more")
 
 
 def load_fonts(size: int) -> list[ImageFont.FreeTypeFont]:

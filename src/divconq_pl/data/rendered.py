@@ -1,4 +1,4 @@
-"""Rendered images on disk, so that each is drawn once."""
+"""Data sets that are rendered from characters, and kept on disk so that each is drawn once."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import json
 import logging
 import os
 import sys
-import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import features
+
+from divconq_pl.data.dataset import ArrayDataset, Splits
+from divconq_pl.data.splitting import split_by_class
+from divconq_pl.errors import InputError
+from divconq_pl.files import write_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -32,63 +36,120 @@ class Rendered(NamedTuple):
     faces: NDArray[np.int64]
 
 
-class RenderingCache:
-    """Keep rendered images in one file; where that cannot be written, in memory only.
+class RenderedImages(ABC):
+    """Render characters, keep the images, and split them by class.
+
+    Each image has one fixed rotation, scale and shift. The same arguments give the same images in any process. They are
+    kept in one file; where that cannot be written, in memory only.
 
     Args:
-        folder: where the file goes; made if it is missing. What is in it may be deleted at any time.
-        name: what is rendered, with which the file's name begins: ``"glyphs"``.
-        made_from: all that the images depend on, besides the libraries that draw. Other values have another file.
+        cache_dir: the folder for that file, which may be deleted at any time; by default :func:`.cache_folder`.
+        num_classes: number of classes over all parts; None for all that there are.
+        rotation: largest rotation in degrees, to either side.
+        size: height and width of the images in pixels.
+        val_fraction: share of the classes for validation, 0 for none.
+        test_fraction: share of the classes for the test.
+        fold: for cross-validation, in place of ``val_fraction``: which of ``num_folds`` equal shares of the classes
+            that are not for the test is for validation.
+        num_folds: number of folds.
+        seed: seed of all draws.
 
-    Attributes:
-        file: the file.
+    Raises:
+        InputError: for arguments out of range.
     """
 
-    def __init__(self, folder: Path, name: str, made_from: Mapping[str, object]) -> None:
+    name: ClassVar[str]
+    """What is rendered, with which the name of the file begins."""
+    format_version: ClassVar[int]
+    """To be raised with every change of how it is rendered."""
+    drawn_from: ClassVar[tuple[str, ...]]
+    """The arguments that the images depend on."""
+
+    def __init__(
+        self,
+        cache_dir: str | Path | None = None,
+        *,
+        num_classes: int | None,
+        rotation: float = 15.0,
+        size: int = 32,
+        val_fraction: float = 0.2,
+        test_fraction: float = 0.3,
+        fold: int | None = None,
+        num_folds: int = 4,
+        seed: int = 0,
+    ) -> None:
+        if not 0 <= rotation <= 180:
+            raise InputError(f"rotation={rotation} is out of range; use 0 to 180 degrees")
+        if size < 8:
+            raise InputError(f"size={size} is too small to tell characters apart; use 8 pixels or more")
+        if num_classes is not None and num_classes < 4:
+            raise InputError(f"num_classes={num_classes} is too few to train and test on; use 4 or more")
+        self.cache_dir = cache_folder() if cache_dir is None else Path(cache_dir).expanduser()
+        self.num_classes = num_classes
+        self.rotation = float(rotation)
+        self.size = size
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+        self.fold = fold
+        self.num_folds = num_folds
+        self.seed = seed
+
+    @property
+    def cache_file(self) -> Path:
+        """Where the images are kept; the name depends on all that they depend on."""
+        return self.cache_dir / f"{self.name}-{hashlib.sha256(self._header.encode()).hexdigest()[:16]}.npz"
+
+    def splits(self) -> Splits:
+        """Return training, validation and test part, disjoint in their classes.
+
+        Raises:
+            InputError: if there are not enough characters, or too few classes for the split.
+        """
+        return split_by_class(
+            self._label(self._load()),
+            self.val_fraction,
+            self.test_fraction,
+            fold=self.fold,
+            num_folds=self.num_folds,
+            seed=self.seed,
+        )
+
+    @abstractmethod
+    def _render(self) -> Rendered:
+        """Draw all images."""
+
+    @abstractmethod
+    def _label(self, rendered: Rendered) -> ArrayDataset:
+        """Say of which class each image is."""
+
+    @property
+    def _header(self) -> str:
+        arguments = {name: getattr(self, name) for name in self.drawn_from}
         # FreeType and the typefaces come with Pillow and matplotlib.
         libraries = {"matplotlib": matplotlib.__version__, "freetype": features.version("freetype2")}
-        self._header = json.dumps({**made_from, **libraries})
-        self._name = name
-        self.file = folder / f"{name}-{hashlib.sha256(self._header.encode()).hexdigest()[:16]}.npz"
+        return json.dumps({"version": self.format_version, **arguments, **libraries})
 
-    def load(self, render: Callable[[], Rendered]) -> Rendered:
+    def _load(self) -> Rendered:
         """Read the file; if it is missing or cannot be used, render the images and write it."""
-        if self.file.is_file():
+        if self.cache_file.is_file():
             try:
                 return self._read()
             except Exception as error:  # the archive may be damaged anywhere, so anything may come up
-                _log.warning("%s cannot be used (%s); rendering the %s again", self.file, error, self._name)
-        rendered = render()
+                _log.warning("%s cannot be used (%s); rendering the %s again", self.cache_file, error, self.name)
+        rendered = self._render()
         try:
-            self._write(rendered)
+            header = np.array(self._header)
+            write_atomically(self.cache_file, lambda file: np.savez(file, header=header, **rendered._asdict()))
         except OSError as error:
-            folder = self.file.parent
-            warnings.warn(
-                f"the {self._name} are kept in memory only, {folder} cannot be written: {error}", stacklevel=4
-            )
+            warnings.warn(f"the {self.name} are kept in memory only: {error}", stacklevel=4)
         return rendered
 
     def _read(self) -> Rendered:
-        with self.file.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with self.cache_file.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if str(archive["header"]) != self._header:
                 raise ValueError("made by another version or for other arguments")
             # Reading an entry to its end checks its CRC-32.
-            rendered = Rendered(archive["images"], archive["codes"], archive["faces"])
-        if not len(rendered.images) == len(rendered.codes) == len(rendered.faces):
-            raise ValueError(f"unexpected shape {rendered.images.shape}")
-        return rendered
-
-    def _write(self, rendered: Rendered) -> None:
-        folder = self.file.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=self.file.stem, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, header=np.array(self._header), **rendered._asdict())
-            os.replace(temporary, self.file)  # so that no other process ever sees half a file
-        except BaseException:
-            os.unlink(temporary)
-            raise
+            return Rendered(archive["images"], archive["codes"], archive["faces"])
 
 
 def cache_folder() -> Path:

@@ -6,23 +6,22 @@ It is rendered from matplotlib's typefaces, with nothing to download.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from divconq_pl.data.characters import FACES, characters, check_drawing, draw_in_all, load_fonts, name_of, place
-from divconq_pl.data.dataset import ArrayDataset, Splits
-from divconq_pl.data.rendered import Rendered, RenderingCache, cache_folder
-from divconq_pl.data.splitting import split_by_class
+from divconq_pl.data.characters import FACES, characters, draw_in_all, load_fonts, name_of, place
+from divconq_pl.data.dataset import ArrayDataset
+from divconq_pl.data.rendered import Rendered, RenderedImages
 from divconq_pl.data.styles import STYLES, paint
 from divconq_pl.errors import InputError
 
-FORMAT_VERSION = 1
 MIN_FACES = 4
 
 
-class Sides:
+class Sides(RenderedImages):
     """Render objects as a retrieval data set: class = object, image = one of its sides.
 
     A side is a character in the style of that side: white on black, black on white, over stripes, over a checkerboard
@@ -30,27 +29,22 @@ class Sides:
     two images of one side alike holds for all objects, new ones as well; that one side belongs to another holds for one
     object and no other, and can only be learned by heart. So it is with the front and the back of a product.
 
-    Each image has one fixed rotation, scale and shift. ``groups`` of the parts says which side an image shows;
-    ``group_names`` names the styles. The same arguments give the same images in any process. They are kept in a cache
-    folder; where that cannot be written, in memory only.
+    ``groups`` of the parts says which side an image shows; ``group_names`` names the styles.
 
     Args:
-        cache_dir: the cache folder; by default :func:`~divconq_pl.data.rendered.cache_folder`.
+        cache_dir: see :class:`~divconq_pl.data.rendered.RenderedImages`.
         num_classes: number of objects over all parts; None for all, about 5,000 divided by ``num_sides``.
         num_sides: number of sides of an object, at most 8. With 1 they are much like :class:`.Glyphs`.
         images_per_side: images of each side of an object, in different typefaces while there are any.
-        rotation: largest rotation in degrees, to either side.
-        size: height and width of the images in pixels.
-        val_fraction: share of the classes for validation, 0 for none.
-        test_fraction: share of the classes for the test.
-        fold: for cross-validation, in place of ``val_fraction``: which of ``num_folds`` equal shares of the classes
-            that are not for the test is for validation.
-        num_folds: number of folds.
-        seed: seed of all draws.
+        arguments: those of :class:`~divconq_pl.data.rendered.RenderedImages`.
 
     Raises:
         InputError: for arguments out of range.
     """
+
+    name = "sides"
+    format_version = 1
+    drawn_from = ("num_classes", "num_sides", "images_per_side", "rotation", "size", "seed")
 
     def __init__(
         self,
@@ -59,53 +53,25 @@ class Sides:
         num_classes: int | None = 800,
         num_sides: int = 4,
         images_per_side: int = 4,
-        rotation: float = 15.0,
-        size: int = 32,
-        val_fraction: float = 0.2,
-        test_fraction: float = 0.3,
-        fold: int | None = None,
-        num_folds: int = 4,
-        seed: int = 0,
+        **arguments: Any,
     ) -> None:
-        check_drawing(rotation, size)
+        super().__init__(cache_dir, num_classes=num_classes, **arguments)
         if not 1 <= num_sides <= len(STYLES):
             raise InputError(f"num_sides={num_sides} is out of range; use 1 to {len(STYLES)}, a style for each")
         if images_per_side < 1:
             raise InputError(f"images_per_side={images_per_side} leaves no image; use 1 or more")
         if num_sides * images_per_side < 2:
             raise InputError("one image of one side leaves no pair of a class; use images_per_side=2 or more")
-        if num_classes is not None and num_classes < 4:
-            raise InputError(f"num_classes={num_classes} is too few to train and test on; use 4 or more")
-        self.cache_dir = cache_folder() if cache_dir is None else Path(cache_dir).expanduser()
-        self.num_classes = num_classes
         self.num_sides = num_sides
         self.images_per_side = images_per_side
-        self.rotation = float(rotation)
-        self.size = size
-        self.val_fraction = val_fraction
-        self.test_fraction = test_fraction
-        self.fold = fold
-        self.num_folds = num_folds
-        self.seed = seed
 
-    @property
-    def cache_file(self) -> Path:
-        """Where the images are kept; the name depends on all that they depend on."""
-        return self._cache.file
-
-    def splits(self) -> Splits:
-        """Return training, validation and test part, disjoint in their objects and so in their characters.
-
-        Raises:
-            InputError: if there are not enough characters, or too few objects for the split.
-        """
-        rendered = self._cache.load(self._render)
+    def _label(self, rendered: Rendered) -> ArrayDataset:
         objects = rendered.codes.reshape(-1, self.num_sides, self.images_per_side)
         label, side, _ = np.indices(objects.shape).reshape(3, -1)
         names = [" ".join(f"U+{code:04X}" for code in sides) for sides in objects[:, :, 0].tolist()]
         styles = list(STYLES)[: self.num_sides]
         shown = zip(side.tolist(), rendered.codes.tolist(), rendered.faces.tolist(), strict=True)
-        data = ArrayDataset(
+        return ArrayDataset(
             rendered.images,
             torch.from_numpy(label),
             names,
@@ -113,20 +79,6 @@ class Sides:
             groups=torch.from_numpy(side),
             group_names=styles,
         )
-        return split_by_class(
-            data,
-            self.val_fraction,
-            self.test_fraction,
-            fold=self.fold,
-            num_folds=self.num_folds,
-            seed=self.seed,
-        )
-
-    @property
-    def _cache(self) -> RenderingCache:
-        knobs = ("num_classes", "num_sides", "images_per_side", "rotation", "size", "seed")
-        made_from = {"version": FORMAT_VERSION, **{knob: getattr(self, knob) for knob in knobs}}
-        return RenderingCache(self.cache_dir, "sides", made_from)
 
     def _render(self) -> Rendered:
         """Render object by object, side by side."""

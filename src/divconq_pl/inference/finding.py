@@ -20,14 +20,38 @@ def find_best(run: str | Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def find_newest(path: str | Path, key: str = "ckpt_path") -> Path:
-    """Return the checkpoint of a run that was written last, if a path is that of its folder, and the path if not.
+def find_file(path: Path, key: str = "path") -> Path:
+    """Return the checkpoint that a path stands for: that of the best epoch, if it is the folder of a run.
 
-    That of the best epoch is taken only if there is no other.
+    Raises:
+        InputError: if it is a folder of something else.
+    """
+    if not path.is_dir():
+        return path
+    if (found := find_best(path)) is not None:
+        return found
+    if lying := sorted(path.glob("*.ckpt")):
+        raise InputError(f"{key}={str(path)!r} holds checkpoints; give one of them, such as {lying[0].name!r}")
+    if runs := [run.parent for run in sorted(path.glob("*/checkpoints"))]:
+        raise InputError(f"{key}={str(path)!r} holds several runs; give one of them, such as {str(runs[0])!r}")
+    raise InputError(f"{key}={str(path)!r} holds no checkpoint; give the folder of a run, or a file")
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """List the checkpoints of a run by age; the last is the one to go on from, for that of the best epoch comes first.
 
     Args:
-        path: a file, the folder of a run, or its folder ``checkpoints``.
-        key: what the user calls it.
+        run: the folder, or its folder ``checkpoints``.
+    """
+    found = [*run.glob("*.ckpt"), *(run / "checkpoints").glob("*.ckpt")]
+    return sorted(found, key=lambda file: (file.stem != "best", file.stat().st_mtime_ns))
+
+
+def find_newest(path: str | Path) -> Path:
+    """Return the checkpoint of a run to go on from, if a path is that of its folder, and the path if not.
+
+    Args:
+        path: ``ckpt_path``: a file, the folder of a run, or its folder ``checkpoints``.
 
     Raises:
         InputError: if the folder holds no checkpoint.
@@ -35,10 +59,9 @@ def find_newest(path: str | Path, key: str = "ckpt_path") -> Path:
     path = Path(path)
     if not path.is_dir():
         return path
-    found = [*path.glob("*.ckpt"), *(path / "checkpoints").glob("*.ckpt")]
-    if not found:
-        raise InputError(f"{key}={str(path)!r} holds no checkpoint; give the folder of a run, or a file")
-    return max(found, key=lambda file: (file.stem != "best", file.stat().st_mtime_ns))
+    if not (found := list_checkpoints(path)):
+        raise InputError(f"ckpt_path={str(path)!r} holds no checkpoint; give the folder of a run, or a file")
+    return found[-1]
 
 
 def check_is_file(path: Path, key: str) -> None:

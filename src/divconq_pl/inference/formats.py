@@ -40,13 +40,7 @@ def write_torch_export(program: torch.export.ExportedProgram, path: Path, prepro
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that weights may not be on the CPU, where they are
         torch.export.save(program, path, extra_files={"preprocessing.json": preprocessing})
-    module = torch.export.load(path).module()
-
-    def run(images: Tensor) -> Tensor:
-        rows: Tensor = module(images)
-        return rows
-
-    return run
+    return torch.export.load(path).module()
 
 
 def write_onnx(program: torch.export.ExportedProgram, path: Path, preprocessing: str) -> Run:

@@ -14,7 +14,7 @@ from divconq_pl.data.decoding import MAX_MEGAPIXELS
 from divconq_pl.errors import InputError
 from divconq_pl.inference.checkpoints import CONFIG_KEY, load_embedder, read_checkpoint, refuse_odd_entries
 from divconq_pl.inference.embedder import Embedder
-from divconq_pl.inference.finding import find_best
+from divconq_pl.inference.finding import find_file
 from divconq_pl.inference.folder import is_folder, read_folder
 from divconq_pl.inference.network import EmbeddingNetwork
 from divconq_pl.inference.preprocess import Preprocess
@@ -113,23 +113,6 @@ def build_preprocess(config: dict[str, Any], transform: Callable[[Image.Image], 
         white_level=source.get("white_level"),
         max_megapixels=source.get("max_megapixels", MAX_MEGAPIXELS),
     )
-
-
-def find_file(path: Path, key: str = "path") -> Path:
-    """Return the checkpoint that a path stands for: that of the best epoch, if it is the folder of a run.
-
-    Raises:
-        InputError: if it is a folder of something else.
-    """
-    if not path.is_dir():
-        return path
-    if (found := find_best(path)) is not None:
-        return found
-    if lying := sorted(path.glob("*.ckpt")):
-        raise InputError(f"{key}={str(path)!r} holds checkpoints; give one of them, such as {lying[0].name!r}")
-    if runs := [run.parent for run in sorted(path.glob("*/checkpoints"))]:
-        raise InputError(f"{key}={str(path)!r} holds several runs; give one of them, such as {str(runs[0])!r}")
-    raise InputError(f"{key}={str(path)!r} holds no checkpoint; give the folder of a run, or a file")
 
 
 def _choose_device(device: str | torch.device | None) -> torch.device:

@@ -17,6 +17,7 @@ from divconq_pl.lightning import reading
 from divconq_pl.lightning._trainer import loaders
 from divconq_pl.lightning._trainer.base import CallbackBase
 from divconq_pl.lightning.drawable import find_drawable
+from divconq_pl.lightning.feature_pass import evaluating
 from divconq_pl.lightning.routing import batch_size
 
 
@@ -76,7 +77,6 @@ class RenewBatchNorm(reading.UsualReader, CallbackBase):
     def _renew(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not self._layers:
             return
-        modes: dict[nn.Module, bool] = {part: part.training for part in module.modules()}
         momenta = [layer.momentum for layer in self._layers]
         users = loaders.get_train_loader(trainer)
         loader = find_drawable(users, len(users.dataset)).loader  # type: ignore[arg-type]
@@ -87,22 +87,19 @@ class RenewBatchNorm(reading.UsualReader, CallbackBase):
         chosen = list(islice(drawn, self._num_batches))
         batches = loaders.with_batches(loader, chosen, persistent_workers=False, generator=None)
         kept = [{name: buffer.clone() for name, buffer in layer.named_buffers()} for layer in self._layers]
-        module.eval()
-        for layer in self._layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # the plain mean over the batches
-            layer.train()
-        try:
-            with isolate_rng(), trainer.precision_plugin.forward_context():
+        with evaluating(module), isolate_rng(), trainer.precision_plugin.forward_context():
+            for layer in self._layers:
+                layer.reset_running_stats()
+                layer.momentum = None  # the plain mean over the batches
+                layer.train()
+            try:
                 for batch in batches:
                     batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
                     module(self.batch_inputs(batch))
-        except BaseException:  # what is saved now are the statistics of the last whole batch
-            for layer, buffers in zip(self._layers, kept, strict=True):
-                layer.load_state_dict(buffers, strict=False)
-            raise
-        finally:
-            for layer, momentum in zip(self._layers, momenta, strict=True):
-                layer.momentum = momentum
-            for part, training in modes.items():
-                part.training = training
+            except BaseException:  # what is saved now are the statistics of the last whole batch
+                for layer, buffers in zip(self._layers, kept, strict=True):
+                    layer.load_state_dict(buffers, strict=False)
+                raise
+            finally:
+                for layer, momentum in zip(self._layers, momenta, strict=True):
+                    layer.momentum = momentum

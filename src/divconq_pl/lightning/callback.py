@@ -132,11 +132,11 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
         self._given_schedule = schedule
         check_single_plan(schedule, self._plan)
         cluster = choose_clustering(clustering, start)
+        learners = self._learners = Learners(subspaces, embedding, weight_dims, isolated=isolate)
+        router = self._router = BatchRouter(images_per_class, allotment, draw, seed, self)
         self._divider = Divider(
-            cluster, cluster_on, cluster_dataset, features, feature_store, start, whole_classes, seed
+            router, learners, cluster, cluster_on, cluster_dataset, features, feature_store, start, whole_classes, seed
         )
-        self._learners = Learners(subspaces, embedding, weight_dims, isolated=isolate)
-        self._router = BatchRouter(images_per_class, allotment, draw, seed, self)
         self._settings = {name: given[name] for name in SETTINGS}
         self._reset()
 
@@ -181,7 +181,7 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
             rank_zero_info("schedule    " + self.schedule.describe(epochs).replace("; ", "\n            "))
             if told := self.schedule.shortfall(epochs):
                 rank_zero_warn(told)
-            self._prepare(trainer, pl_module)
+            self._prepare(trainer)
         super().on_train_start(trainer, pl_module)
 
     def enter_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, anew: bool) -> None:
@@ -191,7 +191,7 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
         if not anew:
             return
         if self.stage.divides and self._since != trainer.current_epoch:
-            self._divide(trainer, pl_module)
+            self._divide(trainer)
         elif self._clusters is not None and self._clusters.depth > self.stage.depth:
             self._set_clusters(self._clusters.merged(self.stage.depth), since=trainer.current_epoch)
         if self._clusters is not None and (before.phase, before.depth) != (self.stage.phase, self.stage.depth):
@@ -202,11 +202,13 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
 
     def draw_batches(self, trainer: pl.Trainer, *, renew: bool, done: int) -> None:
         """Let the epoch's batches come from single clusters, or from the user's own loader while there is one."""
-        if self._clusters is None and not self._router.is_in_use:
+        if self._clusters is None or not self._clusters.depth:
+            self._router.draw_from_user(trainer)
             super().draw_batches(trainer, renew=renew, done=done)
         else:
+            assert self.labels is not None, "a division comes with its labels"
             renew = renew and not loaders.restores_its_batches(trainer)
-            self._router.enter_epoch(trainer, self._clusters, self.labels, self._since, renew=renew, done=done)
+            self._router.draw_from_clusters(trainer, self._clusters, self.labels, self._since, renew=renew, done=done)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -251,15 +253,14 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave module and loaders as they were."""
         if stage == "fit":
+            self._return_to_full_embedding()
             self._learners.detach()
-            self._router.give_back(trainer)
+            loaders.give_loader_back(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the module as it was, at the last whole batch, whatever happened in the middle of one."""
-        self._return_to_full_embedding()
         super().on_exception(trainer, pl_module, exception)
-        self._learners.detach()
-        self._router.give_back(trainer)
+        self.teardown(trainer, pl_module, "fit")
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -326,10 +327,10 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
         self.learner = None
         self._learners.activate(None, divided=False)
 
-    def _divide(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        loader, before, flat = self._router.drawable(trainer).loader, self._clusters, self.schedule.flat
-        where, n = (trainer, pl_module, self._learners, loader, self), len(self.history) + 1
-        self.division, self.labels, summary = self._divider.divide(*where, before, self.stage, flat=flat, number=n)
+    def _divide(self, trainer: pl.Trainer) -> None:
+        self.division, self.labels, summary = self._divider.divide(
+            trainer, self._clusters, self.stage, flat=self.schedule.flat, number=len(self.history) + 1
+        )
         self.history = [{**old, "central": []} for old in self.history] + [summary]  # only the last are looked at
         self._set_clusters(self.division, since=trainer.current_epoch)
 
@@ -338,13 +339,13 @@ class DivideConquerCallback(reading.UsualReader, JournalKeeper, ExactResume):
         self._clusters, self._since = clusters, since
         self._learners.set_depth(clusters.depth)
 
-    def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _prepare(self, trainer: pl.Trainer) -> None:
         """Refuse what cannot be divided, attach the learners, and find out how batches become features."""
-        loader, learners, split_depth = self._router.drawable(trainer).loader, self._learners, self.schedule.split_depth
-        check_divisibility(trainer, pl_module, self._router, self, 2**split_depth)
-        rehearsal = Rehearsal(trainer, pl_module, learners, self, self._divider, loader, self._router.images_per_class)
+        split_depth = self.schedule.split_depth
+        check_divisibility(trainer, self._router, 2**split_depth)
+        rehearsal = Rehearsal(trainer, self._router, self._learners, self._divider, self)
         rehearsal.attach(split_depth, 0 if self._clusters is None else self._clusters.depth)
-        settings = {**learners.describe(), **self.schedule.settings(), **self._settings}
+        settings = {**self._learners.describe(), **self.schedule.settings(), **self._settings}
         middle = progress.entered_mid_epoch(trainer) and self._entered == trainer.current_epoch
-        compare_data(trainer, self._router, self, self._record, settings, mid_epoch=middle)
-        self._divider.begin(trainer, loader, self, learners, rehearsal.find_way())
+        compare_data(trainer, self._router, self._record, settings, mid_epoch=middle)
+        self._divider.begin(trainer, rehearsal.find_way())

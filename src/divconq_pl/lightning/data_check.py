@@ -14,51 +14,38 @@ from divconq_pl.core.usable import check_divisible
 from divconq_pl.errors import InputError
 from divconq_pl.lightning._trainer import loaders
 from divconq_pl.lightning.continuity import Record
-from divconq_pl.lightning.drawable import read_labels
-from divconq_pl.lightning.reading import DataReader, check_label_range, identify
+from divconq_pl.lightning.reading import check_label_range, identify
 from divconq_pl.lightning.routing import BatchRouter, batch_size
 
 
-def check_divisibility(
-    trainer: pl.Trainer, pl_module: pl.LightningModule, router: BatchRouter, reader: DataReader, num_learners: int
-) -> None:
+def check_divisibility(trainer: pl.Trainer, router: BatchRouter, num_learners: int) -> None:
     """Refuse data that cannot be divided.
 
     Args:
         trainer: the fit that begins.
-        pl_module: what is trained.
         router: knows the user's training loader.
-        reader: how data sets give labels.
         num_learners: how many there will be.
 
     Raises:
         InputError: it says what is wrong with the data.
     """
     router.check_loader(trainer, num_learners)
-    loader = router.drawable(trainer).loader
-    labels = read_labels(reader, loader.dataset)
+    labels, dataset = router.labels(trainer), router.dataset(trainer)
     if labels is not None:
-        check_labels(labels, len(loader.dataset), "dataset_labels gives")  # type: ignore[arg-type]
+        check_labels(labels, len(dataset), "dataset_labels gives")  # type: ignore[arg-type]
         check_divisible(labels, num_learners)
-    if advice := check_label_range(pl_module, loader.dataset):
+    if advice := check_label_range(trainer.lightning_module, dataset):
         rank_zero_warn(advice)
 
 
 def compare_data(
-    trainer: pl.Trainer,
-    router: BatchRouter,
-    reader: DataReader,
-    record: Record,
-    settings: Mapping[str, Any],
-    *,
-    mid_epoch: bool,
+    trainer: pl.Trainer, router: BatchRouter, record: Record, settings: Mapping[str, Any], *, mid_epoch: bool
 ) -> None:
     """Refuse data with which the training of a checkpoint cannot go on.
 
     Args:
         trainer: the fit that begins.
         router: knows the user's training loader.
-        reader: how data sets give labels.
         record: knows with what the training of a checkpoint ran, and notes with what it runs now.
         settings: what else decides how the training goes.
         mid_epoch: whether the training goes on in the middle of an epoch.
@@ -69,7 +56,7 @@ def compare_data(
     loader, batches = router.drawable(trainer).loader, loaders.count_batches(trainer)
     change = record.begin(
         {**settings, "batch_size": batch_size(loader), "batches": batches, "processes": trainer.world_size},
-        read_labels(reader, loader.dataset),
+        router.labels(trainer),
         partial(identify, loader.dataset),
         len(loader.dataset),  # type: ignore[arg-type]
         mid_epoch=mid_epoch,

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from divconq_pl.core.clustering import Cluster, Start
 from divconq_pl.core.division import Division, divide
@@ -20,13 +20,14 @@ from divconq_pl.core.schedule import ConquerScheduler, Stage
 from divconq_pl.core.summary import division_line, find_central, summarise
 from divconq_pl.errors import InputError
 from divconq_pl.lightning._trainer import loaders, progress
-from divconq_pl.lightning.drawable import Part, read_labels
+from divconq_pl.lightning.drawable import Part
 from divconq_pl.lightning.embedding import Way
 from divconq_pl.lightning.embedding_layer import Side
 from divconq_pl.lightning.feature_pass import extract_training_features
 from divconq_pl.lightning.last_features import LastFeatures
 from divconq_pl.lightning.learners import Learners
-from divconq_pl.lightning.reading import DataReader, find_cluster_dataset
+from divconq_pl.lightning.reading import find_cluster_dataset
+from divconq_pl.lightning.routing import BatchRouter
 
 
 @dataclass
@@ -34,6 +35,8 @@ class Divider:
     """How the training images are divided.
 
     Attributes:
+        router: knows the user's training loader, and how data give labels.
+        learners: know the embedding layer.
         cluster: makes clusters of features.
         cluster_on: what is clustered, the ``"penultimate"`` features or the ``"embedding"``.
         cluster_dataset: the images to look at; see :func:`.find_cluster_dataset` for what is taken by default.
@@ -49,6 +52,8 @@ class Divider:
         InputError: if ``cluster_on`` or ``features`` is none of these.
     """
 
+    router: BatchRouter
+    learners: Learners
     cluster: Cluster
     cluster_on: Literal["penultimate", "embedding"] = "penultimate"
     cluster_dataset: Dataset[Any] | None = None
@@ -67,13 +72,12 @@ class Divider:
             raise InputError(f"features={self.features!r} is unknown; choose 'exact' or 'training'")
         self.last = LastFeatures(self.feature_store)
 
-    def side(self, learners: Learners) -> Side:
-        """Return the side of the embedding layer that is clustered."""
-        return "output" if self.cluster_on == "embedding" or learners.is_whole_network else "input"
+    @property
+    def side(self) -> Side:
+        """The side of the embedding layer that is clustered."""
+        return "output" if self.cluster_on == "embedding" or self.learners.is_whole_network else "input"
 
-    def begin(
-        self, trainer: pl.Trainer, loader: DataLoader[Any], reader: DataReader, learners: Learners, way: Way
-    ) -> None:
+    def begin(self, trainer: pl.Trainer, way: Way) -> None:
         """Make ready for the training images, and look at the features that training makes if it is those.
 
         Raises:
@@ -93,9 +97,10 @@ class Divider:
                 "features='training' needs a single training loader, or it is not known which images a step is about; "
                 "use features='exact'"
             )
-        if read_labels(reader, loader.dataset) is None:
+        dataset = self.router.dataset(trainer)
+        if self.router.labels(trainer) is None:
             raise InputError(
-                f"features='training' does not look at all images, and {type(loader.dataset).__name__} does not tell "
+                f"features='training' does not look at all images, and {type(dataset).__name__} does not tell "
                 "their classes; give it an attribute targets, override DivideConquerCallback.dataset_labels, or use "
                 "features='exact'"
             )
@@ -105,8 +110,8 @@ class Divider:
                 "normalised by itself, which takes away what tells the clusters apart, so the next division cannot "
                 "find them again; freeze these layers, or use features='exact'"
             )
-        self.last.begin(trainer, len(loader.dataset))  # type: ignore[arg-type]
-        learners.look_at_layer(lambda inputs, output: self.last.look(way.side, inputs, output))
+        self.last.begin(trainer, len(dataset))  # type: ignore[arg-type]
+        self.learners.look_at_layer(lambda inputs, output: self.last.look(way.side, inputs, output))
 
     def plan(self, schedule: ConquerScheduler, trainer: pl.Trainer) -> None:
         """Look at what the epoch's batches show if a later division asks for it."""
@@ -114,32 +119,18 @@ class Divider:
             trainer.current_epoch, progress.planned_epochs(trainer)
         )
 
-    def images(self, trainer: pl.Trainer, dataset: Dataset[Any]) -> Dataset[Any] | None:
-        """Return the images to look at, None for the training data set, which is given."""
-        images = self.cluster_dataset or find_cluster_dataset(trainer)
+    def images(self, trainer: pl.Trainer) -> Dataset[Any] | None:
+        """Return the images to look at, None for the training data set."""
+        images, dataset = self.cluster_dataset or find_cluster_dataset(trainer), self.router.dataset(trainer)
         return dataset.of(images) if isinstance(dataset, Part) else images
 
     def divide(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        learners: Learners,
-        loader: DataLoader[Any],
-        reader: DataReader,
-        previous: Division | None,
-        stage: Stage,
-        *,
-        flat: bool,
-        number: int,
+        self, trainer: pl.Trainer, previous: Division | None, stage: Stage, *, flat: bool, number: int
     ) -> tuple[Division, Tensor, dict[str, Any]]:
         """Divide the training images anew, log it, and say it in one line.
 
         Args:
             trainer: the running fit.
-            pl_module: the network.
-            learners: know the embedding layer.
-            loader: the user's training loader.
-            reader: how batches give labels.
             previous: the clusters so far, None if there are none.
             stage: what the epoch is.
             flat: whether all clusters are made at once.
@@ -153,20 +144,20 @@ class Divider:
             InputError: if the training data set is another one than at the last division, or the stage is deeper than
                 the schedule's ``split_depth``.
         """
-        if learners.subspaces is not None and stage.depth > learners.subspaces.split_depth:
+        subspaces = self.learners.subspaces
+        if subspaces is not None and stage.depth > subspaces.split_depth:
             raise InputError(
                 f"the schedule asks for depth {stage.depth} in epoch {trainer.current_epoch}, but its split_depth is "
-                f"{learners.subspaces.split_depth}; give it a split_depth of {stage.depth} or more"
+                f"{subspaces.split_depth}; give it a split_depth of {stage.depth} or more"
             )
         began = time.perf_counter()
         features, labels = extract_training_features(
             trainer,
-            pl_module,
-            learners.layer,
-            loader,
-            reader,
+            self.learners.layer,
+            self.router.drawable(trainer).loader,
+            self.router.reader,
             self.way,
-            cluster_dataset=self.images(trainer, loader.dataset),
+            cluster_dataset=self.images(trainer),
             feature_store=self.feature_store,
             last=self.last if self.features == "training" else None,
         )

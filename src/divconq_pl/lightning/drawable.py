@@ -23,7 +23,7 @@ from torch.utils.data import (
 
 from divconq_pl.core.sampling import ClusterBatchSampler
 from divconq_pl.lightning._trainer.processes import unwrap_sampler
-from divconq_pl.lightning.reading import DataReader
+from divconq_pl.lightning.reading import UsualReader
 
 _DRAW_ALL = (RandomSampler, SequentialSampler, DistributedSampler, MPerClassSampler, ClusterBatchSampler)
 
@@ -80,7 +80,7 @@ def find_drawable(loader: DataLoader[Any], images: int) -> Drawable:
     return Drawable(loader, None if bool((weights == weights[0]).all()) else weights)
 
 
-def read_labels(reader: DataReader, dataset: Dataset[Any]) -> Tensor | None:
+def read_labels(reader: UsualReader, dataset: Dataset[Any]) -> Tensor | None:
     """Return the classes of a data set that may be a :class:`Part`, of which a user's own reader need not know."""
     if not isinstance(dataset, Part):
         return reader.dataset_labels(dataset)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pytorch_metric_learning.losses import BaseMetricLossFunction
-from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor, nn
 
 from divconq_pl.errors import InputError
 from divconq_pl.lightning.tracing import Trace, choose_call, describe_consumers, find_norms
 from divconq_pl.losses.masking import embedding_dim
+from divconq_pl.losses.narrowing import PARTS
 
 Side = Literal["input", "output", "returned"]
 """What the features of a batch are: what goes into the embedding layer, what comes out of it, what `embed` returns."""
@@ -56,30 +56,27 @@ def find_embedding(module: nn.Module, name: str | None, trace: Trace | None) -> 
     Raises:
         InputError: if there is no such layer, or the one that is named does not give what the losses are given.
     """
+    modules = dict(module.named_modules())
     failure, taken = None, None
     try:
         taken = find_embedding_layer(module, name)
     except InputError as error:
-        if trace is None or (name is not None and name not in dict(module.named_modules())):
+        if trace is None or (name is not None and name not in modules):
             raise
         failure = error
-    layer = dict(module.named_modules())[name] if name is not None else taken[1] if taken else None
-    unseen = f"a function in {type(module).__name__}.training_step"
-    if trace is None:
-        assert taken is not None
-        return Embedding(*taken, consumers=unseen)
+    layer = modules[name] if name is not None else taken[1] if taken else None
     is_named = name is not None or (taken is not None and taken[0] == "embedding")
-    call = choose_call(trace, layer, is_named=is_named, is_wanted=name is not None)
-    if call is None:
+    call = None if trace is None else choose_call(trace, layer, is_named=is_named, is_wanted=name is not None)
+    if trace is None or call is None:
         if failure is not None:
             raise failure
         assert taken is not None
-        if not trace.of(taken[1]):
+        if trace is not None and not trace.of(taken[1]):
             raise InputError(
                 f"{taken[0]!r} of {type(module).__name__}, {taken[2]} wide, is taken for the embedding layer and does "
                 "not run in training_step; name the layer that gives the embedding with embedding='...'"
             )
-        return Embedding(*taken, consumers=unseen)
+        return Embedding(*taken, consumers=f"a function in {type(module).__name__}.training_step")
     values = call.outputs[0]
     goal = trace.given[0].shape[-1] if trace.given else None
     width = values.shape[embedding_dim(values, call.module, goal)]
@@ -117,7 +114,7 @@ def find_embedding_layer(module: nn.Module, name: str | None = None) -> tuple[st
         InputError: if there is no such layer, or its width cannot be told.
     """
     modules = {n: part for n, part in module.named_modules(remove_duplicate=False) if n}
-    losses = tuple(f"{n}." for n, part in modules.items() if isinstance(part, (BaseMetricLossFunction, BaseMiner)))
+    losses = tuple(f"{n}." for n, part in modules.items() if isinstance(part, PARTS))
     layers = {n: part for n, part in modules.items() if not f"{n}.".startswith(losses or "\0")}
     linear = [n for n, part in layers.items() if isinstance(part, nn.Linear)]
     if name is not None and name not in modules:

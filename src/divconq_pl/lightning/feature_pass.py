@@ -25,7 +25,7 @@ from divconq_pl.lightning.drawable import read_labels
 from divconq_pl.lightning.embedding import Way, describe_no_features, features_of
 from divconq_pl.lightning.embedding_layer import Side
 from divconq_pl.lightning.last_features import LastFeatures
-from divconq_pl.lightning.reading import DataReader, contiguous, image_name
+from divconq_pl.lightning.reading import UsualReader, contiguous, image_name
 from divconq_pl.lightning.routing import batch_size
 
 COLLAPSED = 0.01
@@ -36,10 +36,9 @@ _SAMPLE, _NAMED = 256, 3
 
 def extract_training_features(
     trainer: pl.Trainer,
-    pl_module: pl.LightningModule,
     layer: nn.Module,
     loader: DataLoader[Any],
-    reader: DataReader,
+    reader: UsualReader,
     way: Way,
     *,
     cluster_dataset: Dataset[Any] | None = None,
@@ -55,8 +54,7 @@ def extract_training_features(
 
     Args:
         trainer: the running fit.
-        pl_module: the network.
-        layer: its embedding layer.
+        layer: the embedding layer.
         loader: the training loader; images are loaded in its way.
         reader: how batches give labels.
         way: how a batch becomes features.
@@ -73,6 +71,7 @@ def extract_training_features(
             infinite, or there is no room for them.
         RuntimeError: if a worker of the loader died.
     """
+    module = trainer.lightning_module
     dataset = loader.dataset if cluster_dataset is None else cluster_dataset
     num_images = len(dataset)  # type: ignore[arg-type]
     check_same_images(dataset, loader.dataset)
@@ -82,7 +81,6 @@ def extract_training_features(
     images = share if last is None else last.missing()
     store = RowStore(len(images), feature_store)
     seen: list[Any] = []
-    bad: list[int] = []
 
     def forward(batch: Any) -> Any:
         if own_labels is None:
@@ -91,16 +89,11 @@ def extract_training_features(
         batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
         return way.run(batch)
 
-    def take(rows: Tensor) -> None:
-        found = [images[len(store) + i] for i in torch.nonzero(~rows.sum(1).isfinite()).flatten().tolist()]
-        store.append(rows)
-        bad.extend(found)
-
     def look(size: int) -> None:
         del seen[len(store) :]  # of a batch that memory ran out for
         sampler = BatchSampler(images[len(store) :], size, drop_last=False)
         batches = loaders.with_batches(loader, sampler, dataset=dataset, persistent_workers=False, generator=None)
-        extract_features(pl_module, layer, _with_progress(trainer, batches), forward, take, side=way.side)
+        extract_features(module, layer, _with_progress(trainer, batches), forward, store.append, side=way.side)
 
     if len(images):
         with isolate_rng(), trainer.precision_plugin.forward_context(), progress.not_training(trainer):
@@ -110,12 +103,10 @@ def extract_training_features(
             f"the batches of the training loader held {len(store)} of {len(images)} images; a batch must have one "
             "entry for each index (look at the loader's collate_fn)"
         )
-    rows = store.rows
-    if last is not None:
-        rows = last.complete(rows)
-        bad = [share[i] for i in torch.nonzero(~rows.sum(1).isfinite()).flatten().tolist()]
+    rows = store.rows if last is None else last.complete(store.rows)
+    bad = [share[i] for i in torch.nonzero(~rows.sum(1).isfinite()).flatten().tolist()]
     features = Features(
-        rows, size=num_images, rank=trainer.global_rank, world_size=trainer.world_size, device=pl_module.device
+        rows, size=num_images, rank=trainer.global_rank, world_size=trainer.world_size, device=module.device
     )
     _refuse_bad(features, bad, dataset)
     _warn_if_collapsed(features)

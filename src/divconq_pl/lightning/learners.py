@@ -116,9 +116,7 @@ class Learners:
         narrows = found.feeds_losses and bool(self.find_heads(pl_module))
         if narrows:
             self._handles += narrow_losses(pl_module, subspaces, self._weight_dims)
-            if found.has_unknown:
-                self.mask_output()
-        else:
+        if not narrows or found.has_unknown:
             self.mask_output()
         if self._isolated:
             losses = find_loss_slices(pl_module, width, self._weight_dims) if narrows else []

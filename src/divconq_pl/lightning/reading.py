@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,19 +15,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from divconq_pl.errors import InputError
 
 INPUT_KEYS = ("image", "images", "input", "inputs", "x", "pixel_values", "data", "features")
-
-
 LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class")
-
-
-class DataReader(Protocol):
-    """How batches and data sets give inputs and labels."""
-
-    def batch_labels(self, batch: Any) -> Any:
-        """Return the labels in a batch."""
-
-    def dataset_labels(self, dataset: Dataset[Any]) -> Tensor | None:
-        """Return the classes of a data set, or None if only its batches tell."""
 
 
 class UsualReader:
@@ -45,63 +33,47 @@ class UsualReader:
         return module(self.batch_inputs(batch))
 
     def batch_inputs(self, batch: Any) -> Any:
-        """Return what the module's ``forward`` takes from a batch; see :func:`batch_inputs`."""
-        return batch_inputs(batch)
+        """Return what the module's ``forward`` takes from a batch: its first field, or the entry with a usual name.
+
+        Raises:
+            InputError: if a dictionary has no entry with a usual name.
+        """
+        if isinstance(batch, Mapping):
+            return _entry(batch, INPUT_KEYS, "batch_inputs")
+        return batch[0] if isinstance(batch, (tuple, list)) else batch
 
     def batch_labels(self, batch: Any) -> Any:
-        """Return the labels in a batch: those that losses are given, or else see :func:`batch_labels`."""
-        if self.labels_at is None:
-            return batch_labels(batch)
-        for key in self.labels_at:
-            batch = batch[key]
-        return batch
+        """Return the labels in a batch: those that losses are given, if a training step has shown them.
+
+        Otherwise these are its second field, or the entry or attribute with a usual name.
+
+        Raises:
+            InputError: if there is none.
+        """
+        if self.labels_at is not None:
+            for key in self.labels_at:
+                batch = batch[key]
+            return batch
+        if isinstance(batch, Mapping):
+            return _entry(batch, LABEL_KEYS, "batch_labels")
+        if isinstance(batch, (tuple, list)) and len(batch) > 1:
+            return batch[1]
+        for name in LABEL_KEYS:  # of an object of its own, such as a batch of graphs
+            if isinstance(labels := getattr(batch, name, None), Tensor):
+                return labels
+        raise InputError(
+            f"a batch of type {type(batch).__name__} has no second field with labels; override "
+            "DivideConquerCallback.batch_labels(batch)"
+        )
 
     def dataset_labels(self, dataset: Dataset[Any]) -> Tensor | None:
-        """Return the classes of a data set, or None to read them from its batches; see :func:`dataset_labels`."""
-        return dataset_labels(dataset)
+        """Return the classes 0..C-1 of a data set, int64, shape (N,), or None to read them from its batches.
 
-
-def batch_inputs(batch: Any) -> Any:
-    """Return what the network takes from a batch: its first field, or the entry with a usual name.
-
-    Raises:
-        InputError: if a dictionary has no entry with a usual name.
-    """
-    if isinstance(batch, Mapping):
-        return _entry(batch, INPUT_KEYS, "batch_inputs")
-    return batch[0] if isinstance(batch, (tuple, list)) else batch
-
-
-def batch_labels(batch: Any) -> Any:
-    """Return the labels in a batch: its second field, or the entry or attribute with a usual name.
-
-    Raises:
-        InputError: if there is none.
-    """
-    if isinstance(batch, Mapping):
-        return _entry(batch, LABEL_KEYS, "batch_labels")
-    if isinstance(batch, (tuple, list)) and len(batch) > 1:
-        return batch[1]
-    for name in LABEL_KEYS:  # of an object of its own, such as a batch of graphs
-        if isinstance(labels := getattr(batch, name, None), Tensor):
-            return labels
-    raise InputError(
-        f"a batch of type {type(batch).__name__} has no second field with labels; override "
-        "DivideConquerCallback.batch_labels(batch)"
-    )
-
-
-def dataset_labels(dataset: Dataset[Any]) -> Tensor | None:
-    """Return the labels of a data set without reading its items, as classes 0..C-1, if it keeps them as usual.
-
-    Looks for ``targets`` or ``labels``, also inside a ``Subset`` or ``ConcatDataset``, and for the second tensor of a
-    ``TensorDataset``.
-
-    Returns:
-        Classes, int64, shape (N,), or None.
-    """
-    found = _raw_labels(dataset)
-    return None if found is None else contiguous(found)
+        Looks for ``targets`` or ``labels``, also inside a ``Subset`` or ``ConcatDataset``, and for the second tensor of
+        a ``TensorDataset``; items are not read.
+        """
+        found = _raw_labels(dataset)
+        return None if found is None else contiguous(found)
 
 
 def place_of(tensor: Tensor, batch: Any) -> tuple[Any, ...] | None:

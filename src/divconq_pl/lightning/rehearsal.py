@@ -19,7 +19,6 @@ from divconq_pl.errors import InputError
 from divconq_pl.lightning._trainer import loaders, randomness, trial
 from divconq_pl.lightning.data_check import check_labels
 from divconq_pl.lightning.dividing import Divider
-from divconq_pl.lightning.drawable import read_labels
 from divconq_pl.lightning.embedding import Way, by_training_step
 from divconq_pl.lightning.embedding_layer import Side
 from divconq_pl.lightning.feature_pass import (
@@ -30,7 +29,7 @@ from divconq_pl.lightning.feature_pass import (
 )
 from divconq_pl.lightning.learners import Learners
 from divconq_pl.lightning.reading import UsualReader, place_of, tensors_in
-from divconq_pl.lightning.routing import batch_size
+from divconq_pl.lightning.routing import BatchRouter, batch_size
 from divconq_pl.lightning.tracing import Trace, tracing
 from divconq_pl.lightning.undoing import undone
 
@@ -44,26 +43,32 @@ class Rehearsal:
 
     Attributes:
         trainer: the fit that is about to take its first step.
-        pl_module: the user's module.
-        learners: are attached to it here.
-        reader: how batches give inputs and labels; is told where the labels are if that is found out.
+        router: knows the user's training loader.
+        learners: are attached to the user's module here.
         divider: knows what is clustered.
-        loader: the user's training loader.
-        images_per_class: images of a class in a batch.
+        reader: how batches give inputs and labels; is told where the labels are if that is found out.
     """
 
     trainer: pl.Trainer
-    pl_module: pl.LightningModule
+    router: BatchRouter
     learners: Learners
-    reader: UsualReader
     divider: Divider
-    loader: DataLoader[Any]
-    images_per_class: int
+    reader: UsualReader
+
+    @property
+    def pl_module(self) -> pl.LightningModule:
+        """The user's module."""
+        return self.trainer.lightning_module
+
+    @cached_property
+    def loader(self) -> DataLoader[Any]:
+        """The user's training loader."""
+        return self.router.drawable(self.trainer).loader
 
     @cached_property
     def labels(self) -> Tensor | None:
         """Classes of the training images, None if only batches tell."""
-        return read_labels(self.reader, self.loader.dataset)
+        return self.router.labels(self.trainer)
 
     def attach(self, split_depth: int, depth: int) -> None:
         """Find the embedding layer by what the losses are given, attach the learners, and try a narrowed step.
@@ -94,7 +99,7 @@ class Rehearsal:
             InputError: if there is not one row of features, and one class, for each item.
         """
         indices = self._indices()
-        images = self.divider.images(self.trainer, self.loader.dataset)
+        images = self.divider.images(self.trainer)
         if images is not None:
             check_same_images(images, self.loader.dataset)
         with self._on_trial():
@@ -103,7 +108,7 @@ class Rehearsal:
             if self.labels is None:
                 check_labels(self.reader.batch_labels(batch), len(indices), "a batch gives")
             batch = trial.transfer(self.trainer, batch)
-            return self._choose_way(batch, len(indices), self.divider.side(self.learners))
+            return self._choose_way(batch, len(indices), self.divider.side)
 
     # How it is done.
 
@@ -127,7 +132,7 @@ class Rehearsal:
             return [min(count - 1, i * count // size // 2 * 2 + i % 2) for i in range(min(size, count))]
         assignment = torch.zeros_like(self.labels)
         sampler = ClusterBatchSampler(
-            assignment, self.labels, batch_size=size, images_per_class=self.images_per_class, length=1
+            assignment, self.labels, batch_size=size, images_per_class=self.router.images_per_class, length=1
         )
         return next(iter(sampler))
 

@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from divconq_pl.errors import InputError
 from divconq_pl.lightning._trainer import loaders, processes, progress, randomness
 from divconq_pl.lightning._trainer.base import CallbackBase
+from divconq_pl.lightning.boundary import Boundary, get_hidden_state, set_hidden_state
 
 STATE_VERSION = 3
-
-HIDDEN_STATE = {"CrossBatchMemory": ("queue_idx", "has_been_filled"), "DynamicSoftMarginLoss": ("hist_",)}
-"""What losses of pytorch-metric-learning remember outside of their state dict, by class name."""
 
 
 class ExactResume(CallbackBase):
@@ -65,13 +63,10 @@ class ExactResume(CallbackBase):
 
     def _forget_all(self) -> None:
         self._of_epoch: dict[str, Any] | None = None  # random numbers before the batches of the epoch were drawn
-        self._of_boundary: dict[str, Any] | None = None  # and those at the last boundary between two batches
-        self._steps = 0  # batches trained on by then
-        self._buffers: dict[str, Tensor] = {}
-        self._hidden: dict[str, Any] = {}
+        self._boundary = Boundary()
         self._loaded: dict[str, Any] = {}
         self._restored: dict[str, Any] | None = None  # what was loaded, until the training has gone on from it
-        self._failed = self._validated = False
+        self._failed = False
 
     # What a subclass may want to decide.
 
@@ -180,20 +175,12 @@ class ExactResume(CallbackBase):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note that the training goes on from here."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._note_boundary(trainer, pl_module, validated=True)
+            self._note_boundary(trainer, pl_module, ends_validation=True)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Return to the last boundary, so that a checkpoint that is saved now is exact."""
         self._failed = True
-        if self._of_boundary is None or progress.steps_done(trainer) != self._steps:
-            return
-        randomness.set_random_state(trainer, self._of_boundary)
-        if progress.in_step(trainer):
-            for name, buffer in self._named_buffers(pl_module).items():
-                kept = self._buffers.get(name)
-                if kept is not None and kept.shape == buffer.shape:  # or the step has made it
-                    buffer.data.copy_(kept)
-            set_hidden_state(pl_module, self._hidden)
+        self._boundary.return_to(trainer, pl_module, self._named_buffers(pl_module))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -245,15 +232,8 @@ class ExactResume(CallbackBase):
 
     # How it is done.
 
-    def _note_boundary(self, trainer: pl.Trainer, module: nn.Module, *, validated: bool = False) -> None:
-        self._validated = validated
-        self._of_boundary, self._steps = randomness.random_state(trainer), progress.steps_done(trainer)
-        for name, buffer in self._named_buffers(module).items():
-            if name in self._buffers and self._buffers[name].shape == buffer.shape:
-                self._buffers[name].copy_(buffer)
-            else:
-                self._buffers[name] = buffer.detach().clone()
-        self._hidden = get_hidden_state(module)
+    def _note_boundary(self, trainer: pl.Trainer, module: nn.Module, *, ends_validation: bool = False) -> None:
+        self._boundary.note(trainer, module, self._named_buffers(module), ends_validation=ends_validation)
 
     def _restore_workers(self, trainer: pl.Trainer, train: dict[str, Any], val: dict[str, Any]) -> None:
         """Let those loaders have workers that had them then, so that none starts which has started before."""
@@ -277,7 +257,7 @@ class ExactResume(CallbackBase):
     def _describe_point(self, trainer: pl.Trainer, module: nn.Module) -> dict[str, Any]:
         if self._restored is not None:  # stopped again before it could go on
             return self._loaded
-        interrupted = self._failed and progress.in_validation(trainer) and not self._validated
+        interrupted = self._failed and trainer.validating and not self._boundary.ends_validation
         own = {"epoch": self._of_epoch, "now": randomness.random_state(trainer)}
         # Where one process failed the others may never come to this.
         gather = trainer.world_size > 1 and not self._failed
@@ -306,19 +286,3 @@ class ExactResume(CallbackBase):
 
     def _named_buffers(self, module: nn.Module) -> dict[str, Tensor]:
         return {f"{start}{name}": b for start, m in self._trained(module).items() for name, b in m.named_buffers()}
-
-
-def get_hidden_state(module: nn.Module) -> dict[str, Any]:
-    """Return what the losses in a module remember outside of their state dict, by dotted name."""
-    return {
-        f"{name}.{attribute}": getattr(part, attribute)
-        for name, part in module.named_modules()
-        for attribute in HIDDEN_STATE.get(type(part).__name__, ())
-    }
-
-
-def set_hidden_state(module: nn.Module, state: dict[str, Any]) -> None:
-    """Set what :func:`get_hidden_state` returned."""
-    for name, value in state.items():
-        part, _, attribute = name.rpartition(".")
-        setattr(module.get_submodule(part), attribute, value)

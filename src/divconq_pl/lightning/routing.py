@@ -18,7 +18,7 @@ from divconq_pl.errors import InputError
 from divconq_pl.lightning._trainer import loaders, progress, randomness
 from divconq_pl.lightning.continuity import check_images, fingerprint
 from divconq_pl.lightning.drawable import Drawable, find_drawable, read_labels
-from divconq_pl.lightning.reading import DataReader, identify, image_name
+from divconq_pl.lightning.reading import UsualReader, identify, image_name
 
 
 class BatchRouter:
@@ -35,12 +35,12 @@ class BatchRouter:
         reader: how data sets give labels.
     """
 
-    def __init__(self, images_per_class: int, allotment: Allotment, draw: Draw, seed: int, reader: DataReader) -> None:
+    def __init__(self, images_per_class: int, allotment: Allotment, draw: Draw, seed: int, reader: UsualReader) -> None:
         self.images_per_class = images_per_class
         self._allotment: Allotment = allotment
         self._draw: Draw = draw
         self._seed = seed
-        self._reader = reader
+        self.reader = reader
         self.reset()
 
     def reset(self) -> None:
@@ -52,11 +52,6 @@ class BatchRouter:
         self._division: Division | None = None
         self._learners: list[int] = []
         self._consumed = 0
-
-    @property
-    def is_in_use(self) -> bool:
-        """Whether batches have come from here, and not from the user's loader alone."""
-        return self._own_loader is not None
 
     def drawable(self, trainer: pl.Trainer) -> Drawable:
         """Return the loader that the user gave, with what it can draw.
@@ -74,6 +69,14 @@ class BatchRouter:
                 self._check_same_images(before.loader.dataset, found.loader.dataset, trainer.current_epoch)
             self._users_loader, self._drawable = loader, found
         return self._drawable
+
+    def dataset(self, trainer: pl.Trainer) -> Dataset[Any]:
+        """Return the images that can be drawn."""
+        return self.drawable(trainer).loader.dataset
+
+    def labels(self, trainer: pl.Trainer) -> Tensor | None:
+        """Return their classes, shape (N,); None if only batches tell."""
+        return read_labels(self.reader, self.dataset(trainer))
 
     def check_loader(self, trainer: pl.Trainer, learners: int) -> None:
         """Refuse a loader whose batches cannot be made from single clusters, and say what of it is not kept.
@@ -98,7 +101,7 @@ class BatchRouter:
                 f"drawn from all {whole} images, {self.images_per_class} of a class. If it is to leave images out, "
                 "give the loader a torch.utils.data.Subset, or a SubsetRandomSampler"
             )
-        labels = read_labels(self._reader, drawable.loader.dataset)
+        labels = self.labels(trainer)
         if drawable.weights is not None and self._draw == "classes":
             rank_zero_warn("the sampler's weights are not kept in batches from single clusters, by draw='classes'")
         elif drawable.weights is not None and (labels is None or _differ_within(labels, drawable.weights)):
@@ -107,37 +110,26 @@ class BatchRouter:
                 "images together, and these equally often"
             )
 
-    def enter_epoch(
-        self,
-        trainer: pl.Trainer,
-        division: Division | None,
-        labels: Tensor | None,
-        since: int,
-        *,
-        renew: bool = False,
-        done: int = 0,
+    def draw_from_user(self, trainer: pl.Trainer) -> None:
+        """Let the epoch's batches be those of the user's own loader."""
+        self._learners, self._consumed = [], 0
+        loaders.set_train_loader(trainer, loaders.users_loaders(trainer)[0])
+
+    def draw_from_clusters(
+        self, trainer: pl.Trainer, division: Division, labels: Tensor, since: int, *, renew: bool, done: int
     ) -> None:
-        """Choose the loader of the current epoch.
+        """Let each of the epoch's batches come from a single cluster.
 
         Args:
             trainer: the running fit.
-            division: the clusters, or None.
-            labels: classes of the training images, where there are clusters.
+            division: the clusters.
+            labels: classes of the training images.
             since: the epoch since which there are these clusters.
             renew: ask for the epoch's batches anew, even if the loader stays the same.
             done: batches of the epoch that were trained on before a resume, which are passed over.
         """
-        self._learners, self._consumed = [], 0
-        if division is None or division.depth == 0:
-            if self._own_loader is not None:  # or the loader is the user's, whatever it is
-                loaders.set_train_loader(trainer, loaders.get_train_loader(trainer), renew=renew)
-            elif renew:
-                loaders.renew_batches(trainer)
-            loaders.pass_over(trainer, done)
-            return
         drawable = self.drawable(trainer)
         if self._own_loader is None or division is not self._division or drawable.loader is not self._copied:
-            assert labels is not None, "a division comes with its labels"
             sampler = ClusterBatchSampler(
                 division.assignment,
                 labels,
@@ -167,11 +159,7 @@ class BatchRouter:
         loaders.set_train_loader(trainer, loader, renew=renew)
         loaders.pass_over(trainer, done - sampler.start)
         self._own_loader, self._copied, self._division = loader, drawable.loader, division
-        self._learners = sampler.schedule[done:]
-
-    def give_back(self, trainer: pl.Trainer) -> None:
-        """Leave the user's loaders as they were."""
-        loaders.give_loader_back(trainer)
+        self._learners, self._consumed = sampler.schedule[done:], 0
 
     def next_learner(self) -> int | None:
         """Return the learner that the next batch belongs to, None if it belongs to all."""
@@ -219,7 +207,7 @@ class BatchRouter:
         if before is now:
             return
         prints = [
-            fingerprint(read_labels(self._reader, data), partial(identify, data), len(data))  # type: ignore[arg-type]
+            fingerprint(read_labels(self.reader, data), partial(identify, data), len(data))  # type: ignore[arg-type]
             for data in (before, now)
         ]
         since = f"the images were clustered (the Trainer has asked for its loader anew before epoch {epoch})"

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from divconq_pl.lightning.reading import tensors_in
 from divconq_pl.losses.masking import embedding_dim
+from divconq_pl.losses.narrowing import PARTS
 
-_PARTS = (BaseMetricLossFunction, BaseMiner)
 _PRODUCTS = ("Mm", "Addmm", "Bmm", "Baddbmm", "Linear", "Convolution", "Mv", "Dot", "Cdist")
 _MIXING = (*_PRODUCTS, "Mean", "Sum")
 """What the names of operations begin with after which a coordinate is another one's (after a sum, unless it pools)."""
@@ -136,7 +135,7 @@ def tracing(module: nn.Module, known: Collection[nn.Module] = ()) -> Iterator[Tr
     """
     names = {part: name for name, part in module.named_modules()}
     trace, within = Trace(), [0]
-    losses = [part for part in names if isinstance(part, _PARTS) or part in known]
+    losses = [part for part in names if isinstance(part, PARTS) or part in known]
 
     def enter(part: nn.Module, args: tuple[Any, ...]) -> None:
         if part in names and part in losses:

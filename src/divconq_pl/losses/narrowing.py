@@ -33,7 +33,8 @@ WEIGHT_DIMS: WeightDims = {
 Shapes do not tell, for there may be as many classes as coordinates. ``BaseProxyLoss`` is of version 3.
 """
 
-_PARTS = (BaseMetricLossFunction, BaseMiner)
+PARTS = (BaseMetricLossFunction, BaseMiner)
+"""What is narrowed wherever it is."""
 
 
 def narrow_losses(module: nn.Module, subspaces: Subspaces, weight_dims: WeightDims | None = None) -> list[Removable]:
@@ -92,7 +93,7 @@ def find_narrowed(
     for name, part in module.named_modules():
         classes = [cls.__name__ for cls in reversed(type(part).__mro__)]
         named.update({name, *classes})
-        if isinstance(part, _PARTS) or name in given or any(cls in given for cls in classes):
+        if isinstance(part, PARTS) or name in given or any(cls in given for cls in classes):
             keys = [*classes, *([name] if name in given else [])]
             parts[part] = {weight: dim for key in keys for weight, dim in known.get(key, {}).items()}
     if missing := [key for key in given if key not in named]:
@@ -115,7 +116,7 @@ def find_loss_slices(
 
 def _parts_inside(part: nn.Module) -> list[nn.Module]:
     """Return the losses and miners that another one calls."""
-    return [inner for inner in part.modules() if isinstance(inner, _PARTS) and inner is not part]
+    return [inner for inner in part.modules() if isinstance(inner, PARTS) and inner is not part]
 
 
 def _embedding_weights(part: nn.Module, declared: Mapping[str, int | None], width: int) -> dict[str, int]:
@@ -123,7 +124,7 @@ def _embedding_weights(part: nn.Module, declared: Mapping[str, int | None], widt
     me, *bases = [cls.__name__ for cls in type(part).__mro__]
     if "P2SGradLoss" in (me, *bases):
         raise InputError(f"{me} rescales its own weight in every step, not a slice of it; use ArcFaceLoss instead")
-    if isinstance(part, _PARTS) and "embeddings" not in inspect.signature(part.forward).parameters:
+    if isinstance(part, PARTS) and "embeddings" not in inspect.signature(part.forward).parameters:
         raise InputError(f"{me}.forward has no argument of the name 'embeddings'; give the embedding that name")
     of_others = {id(weight) for inner in _parts_inside(part) for weight in (*inner.parameters(), *inner.buffers())}
     buffers = dict(part.named_buffers(remove_duplicate=False))
@@ -173,7 +174,7 @@ def _narrow(
         hidden.close()
         autocast.clear()
         given = dict(zip(arguments, args, strict=False)) | kwargs
-        if isinstance(module, _PARTS):
+        if isinstance(module, PARTS):
             narrowed = {name: given[name] for name in ("embeddings", "ref_emb") if given.get(name) is not None}
         else:
             narrowed = _first_embeddings(module, given, subspaces.width)

@@ -140,3 +140,24 @@ def as_picture(item: Any) -> NDArray[Any]:
     low, high = float(pixels.min()), float(pixels.max())
     stretched: NDArray[Any] = (pixels - low) / max(high - low, 1e-9)
     return stretched
+
+
+def name_commonest(groups: NDArray[np.int64], names: Sequence[str], *, most: int = 3, clear: float = 1.0) -> str:
+    """Name the commonest groups of some images with their shares.
+
+    Args:
+        groups: group of each image.
+        names: of the groups.
+        most: how many to name.
+        clear: from which share on the commonest is named alone.
+
+    Example:
+        >>> name_commonest(np.array([0, 0, 0, 1]), ["front", "back"], clear=0.7)
+        '75 % front'
+        >>> name_commonest(np.array([0, 1, 1, 2]), ["front", "back", "top"], most=2)
+        '50 % back, 25 % front'
+    """
+    shares = np.bincount(groups, minlength=len(names)) / max(len(groups), 1)
+    order = np.argsort(-shares, kind="stable")
+    shown = order[: 1 if shares[order[0]] >= clear else most]
+    return ", ".join(f"{100 * shares[g]:.0f} % {names[g]}" for g in shown if shares[g])

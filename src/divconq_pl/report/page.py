@@ -26,7 +26,7 @@ def write_page(material: Material, path: str | Path) -> Path:
         The path.
     """
     text = render(material)
-    return write_atomically(path, lambda file: file.write(text.encode()))
+    return write_atomically(path, text)
 
 
 def render(material: Material) -> str:
@@ -68,7 +68,7 @@ def make_environment(*packages: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"zip": zip, "percent": _percent, "points": _points, "seconds": _seconds}
+    environment.filters |= {"zip": zip, "percent": _percent, "points": _points, "seconds": tell_seconds}
     return environment
 
 
@@ -80,6 +80,15 @@ def _points(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{100 * value:+.1f}"
 
 
-def _seconds(value: float) -> str:
-    minutes, rest = divmod(round(value), 60)
-    return f"{value:.1f} s" if value < 60 else f"{minutes} min {rest} s"
+def tell_seconds(seconds: float) -> str:
+    """Say a time in the two units that matter.
+
+    Example:
+        >>> [tell_seconds(s) for s in (0.31, 12.4, 200, 7260)]
+        ['0.3 s', '12 s', '3 min 20 s', '2 h 1 min']
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, left = divmod(minutes, 60)
+    return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -219,8 +219,7 @@ def draw_flow(
 
 
 def _starts(sizes: Sequence[int], left: float, scale: float) -> list[float]:
-    edges = [left + scale * sum(sizes[:k]) for k in range(len(sizes) + 1)]
-    return [start for start, _ in pairwise(edges)]
+    return list(accumulate((scale * size for size in sizes[:-1]), initial=left))
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -54,15 +54,20 @@ class Thumbnails:
 
 
 def encode(image: object, size: int) -> str:
-    """Return an image as a JPEG in a data URI, fitted into a square."""
-    if not isinstance(image, Image.Image):
-        pixels = np.asarray(image)
-        if pixels.dtype != np.uint8:
-            pixels = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
-        image = Image.fromarray(pixels)
-    buffer = io.BytesIO()
-    grey = image.mode in ("L", "1")
-    ImageOps.contain(image.convert("L" if grey else "RGB"), (size, size), Image.Resampling.BICUBIC).save(
+    """Return an image, as :func:`to_pillow` takes it, as a JPEG in a data URI, fitted into a square."""
+    picture, buffer = to_pillow(image), io.BytesIO()
+    grey = picture.mode in ("L", "1")
+    ImageOps.contain(picture.convert("L" if grey else "RGB"), (size, size), Image.Resampling.BICUBIC).save(
         buffer, "JPEG", quality=80
     )
     return "data:image/jpeg;base64," + b64encode(buffer.getvalue()).decode()
+
+
+def to_pillow(image: object) -> Image.Image:
+    """Return an image: PIL, or an array H x W or H x W x 3 (uint8, or float in [0, 1])."""
+    if isinstance(image, Image.Image):
+        return image
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8:
+        pixels = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
+    return Image.fromarray(pixels)

@@ -166,7 +166,7 @@ class _Build:
     def _sort_into_lists(self) -> None:
         """Make new inverted lists where there are so many images and the old ones are stale; remove unused files."""
         state, coarse = self.state, self.state.coarse
-        if state.total <= nearest.MAX_FLAT or nearest.find_faiss() is None:
+        if state.total <= nearest.MAX_FLAT or not nearest.has_faiss():
             if coarse is not None:
                 self.state = self.store.set_coarse(state, None)
         else:

@@ -133,10 +133,7 @@ class ImageIndex:
         """
         _check_k(k)
         with self._lock:
-            own = self._store.read([number])
-            if not own:
-                raise InputError(f"there is no image {number} in the index (any more)")
-            found = self.query(own[number][1][None], k + 1, rerank=rerank)[0]
+            found = self.query(self._read_one(number)[1][None], k + 1, rerank=rerank)[0]
         return [match for match in found if match.number != number][:k]
 
     def find_path(self, number: int) -> Path:
@@ -146,15 +143,18 @@ class ImageIndex:
             InputError: if it is not in the index.
         """
         with self._lock:
-            own = self._store.read([number])
-            if not own:
-                raise InputError(f"there is no image {number} in the index (any more)")
-            return self.root / own[number][0]
+            return self.root / self._read_one(number)[0]
 
     def draw_some(self, count: int) -> list[int]:
         """Return the numbers of so many images, drawn at random."""
         with self._lock:
             return list(self._store.draw(count, self.state.until))
+
+    def _read_one(self, number: int) -> tuple[Path, Tensor]:
+        found = self._store.read([number])
+        if not found:
+            raise InputError(f"there is no image {number} in the index (any more)")
+        return found[number]
 
     def _find(self, row: Tensor, k: int, rerank: bool) -> list[Match]:
         _, numbers = self._search(row[None], max(k, CANDIDATES) if rerank else k)
@@ -175,7 +175,7 @@ class ImageIndex:
         return merge([one.search(queries, k) for one in self._searchers], len(queries), k)
 
     def _prepare(self, state: State) -> list[Searcher]:
-        coarse = state.coarse if nearest.find_faiss() is not None else None
+        coarse = state.coarse if nearest.has_faiss() else None
         if coarse is None:
             return [Flat(lambda: self._store.blocks(0, state.until), keep=state.total <= nearest.MAX_FLAT)]
         lists = Inverted(nearest.name_parts(self.folder / coarse.name, coarse.parts), self._store.list_gone())

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from divconq_pl.metrics.neighbours import neighbours
 
 MAX_FLAT = 1_000_000
 """Beyond so many images they are searched by inverted lists."""
@@ -37,18 +34,13 @@ class Searcher(Protocol):
         """Find the k nearest images of queries (Q, d) of unit length."""
 
 
-def find_faiss() -> ModuleType | None:
-    """Return faiss, where it is installed."""
-    with suppress(ModuleNotFoundError):
-        import faiss
-
-        module: ModuleType = faiss
-        return module
-    return None
+def has_faiss() -> bool:
+    """Tell whether faiss is installed, which makes inverted lists."""
+    return find_spec("faiss") is not None
 
 
 class Flat:
-    """Compare with every embedding: by faiss where it is installed, and by torch otherwise.
+    """Compare with every embedding.
 
     Args:
         blocks: gives the embeddings, block by block.
@@ -56,20 +48,14 @@ class Flat:
     """
 
     def __init__(self, blocks: Callable[[], Iterable[Block]], *, keep: bool = True) -> None:
-        faiss = find_faiss()
-        search = _search_by_torch if faiss is None else _hand_to_faiss
-
-        def prepare() -> Iterator[tuple[np.ndarray, Callable[[Tensor, int], Answer]]]:
-            return ((numbers, search(rows)) for numbers, rows in blocks())
-
-        kept = list(prepare()) if keep else None
-        self._prepared = lambda: prepare() if kept is None else kept
+        kept = list(blocks()) if keep else None
+        self._blocks = blocks if kept is None else lambda: kept
 
     def search(self, queries: Tensor, k: int) -> Answer:
         """Find the k nearest."""
         answers = []
-        for numbers, search in self._prepared():
-            values, places = search(queries, min(k, len(numbers)))
+        for numbers, rows in self._blocks():
+            values, places = (queries @ rows.T).topk(min(k, len(rows)), dim=1)
             answers.append((values, torch.from_numpy(numbers)[places]))
         return merge(answers, len(queries), k)
 
@@ -82,27 +68,6 @@ def merge(answers: Sequence[Answer], num_queries: int, k: int) -> Answer:
     return best, numbers.gather(1, order)
 
 
-def _hand_to_faiss(rows: Tensor) -> Callable[[Tensor, int], Answer]:
-    faiss = find_faiss()
-    assert faiss is not None
-    index = faiss.IndexFlatIP(rows.shape[1])
-    index.add(rows.numpy())
-
-    def search(queries: Tensor, k: int) -> Answer:
-        values, places = index.search(queries.numpy(), k)
-        return torch.from_numpy(values), torch.from_numpy(places)
-
-    return search
-
-
-def _search_by_torch(rows: Tensor) -> Callable[[Tensor, int], Answer]:
-    def search(queries: Tensor, k: int) -> Answer:
-        places = neighbours(queries, rows, k=k)
-        return torch.einsum("qd,qkd->qk", queries, rows[places]), places
-
-    return search
-
-
 class Inverted:
     """Compare with the embeddings of the nearest lists only, which stay on disk.
 
@@ -112,10 +77,11 @@ class Inverted:
     """
 
     def __init__(self, files: Sequence[Path], gone: Sequence[int]) -> None:
-        faiss = find_faiss()
-        assert faiss is not None
+        import faiss
+
         self._gone = torch.tensor(gone, dtype=torch.int64)
-        self._parts = [faiss.read_index(str(file), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY) for file in files]
+        how = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY
+        self._parts: list[Any] = [faiss.read_index(str(file), how) for file in files]
         for part in self._parts:
             part.nprobe = min(part.nlist, max(_VISITED, part.nlist // _VISITED))
 

@@ -42,7 +42,7 @@ def draw_neighbours(path: str | Path, queries: Sequence[Path], found: Sequence[S
         for query, matches in zip(queries, found, strict=True)
     ]
     text = render("neighbours.html", rows=rows, root=root)
-    return write_atomically(path, lambda file: file.write(text.encode()))
+    return write_atomically(path, text)
 
 
 def name_below(path: Path, root: Path) -> str:

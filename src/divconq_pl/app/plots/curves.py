@@ -11,15 +11,12 @@ from matplotlib.ticker import MaxNLocator
 from divconq_pl.errors import InputError
 
 
-def curves(
-    epochs: Sequence[Mapping[str, Any]], divisions: Sequence[int] = (), *, title: str = "How the training went"
-) -> Figure:
+def curves(epochs: Sequence[Mapping[str, Any]], divisions: Sequence[int] = ()) -> Figure:
     """Show the loss and the validation's Recall@1 and MAP@R over the epochs, with divisions dotted.
 
     Args:
         epochs: what :class:`.Journal` has noted of each.
         divisions: the epochs that began with one.
-        title: heading.
 
     Returns:
         The figure.
@@ -30,7 +27,7 @@ def curves(
     if not epochs:
         raise InputError("a run without an epoch has no curve: give the notes of at least one")
     figure = Figure(figsize=(9, 3.4), layout="constrained")
-    figure.suptitle(title, fontsize=13, weight="bold")
+    figure.suptitle("How the training went", fontsize=13, weight="bold")
     left, right = figure.subplots(1, 2)
     weights = [{k: count for k, count in noted["batches"].items() if k in noted["losses"]} for noted in epochs]
     means = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 
 from divconq_pl.app.plots.tree import colour_of
 from divconq_pl.errors import InputError
+from divconq_pl.report.material import name_commonest
+from divconq_pl.report.thumbnails import to_pillow
 
 Picture = Callable[[int], Any]
 """From the index of an image to the image: PIL, or an array H x W or H x W x 3 (uint8, or float in [0, 1])."""
@@ -29,7 +31,6 @@ def montage(
     images: Picture,
     assignment: ArrayLike,
     *,
-    learners: Iterable[int] | None = None,
     per_cluster: int = 24,
     groups: ArrayLike | None = None,
     group_names: Sequence[str] = (),
@@ -43,7 +44,6 @@ def montage(
     Args:
         images: from index to image.
         assignment: cluster of every image, shape (N,); negative where an image is left out.
-        learners: clusters to show; all by default.
         per_cluster: images shown of each.
         groups: what else is known of each image, such as its side, shape (N,); the commonest is named with its share.
         group_names: the name of each group.
@@ -54,16 +54,13 @@ def montage(
         The figure.
 
     Raises:
-        InputError: if there is no cluster to show, or an empty one was asked for.
+        InputError: if there is no cluster to show.
     """
     clusters = np.asarray(assignment)
-    shown = sorted(set(clusters[clusters >= 0].tolist())) if learners is None else list(learners)
+    shown = sorted(set(clusters[clusters >= 0].tolist()))
     members = {k: np.flatnonzero(clusters == k) for k in shown}
-    empty = [k for k in shown if not len(members[k])]
-    if empty or not shown:
-        raise InputError(f"clusters {empty} of {shown} hold no image to show: ask for clusters of this assignment")
-    if per_cluster < 1:
-        raise InputError(f"per_cluster = {per_cluster} shows nothing: give at least 1")
+    if not shown:
+        raise InputError("there is no image to show in any cluster: give an assignment with clusters from 0 on")
 
     tile_columns = math.ceil(math.sqrt(1.5 * per_cluster))
     tile_rows = math.ceil(per_cluster / tile_columns)
@@ -91,24 +88,9 @@ def montage(
             distinct = len(np.unique(np.asarray(classes)[members[k]]))
             heading += f", {distinct:,} class{'es' if distinct > 1 else ''}"
         if groups is not None:
-            heading += f"\n{name_commonest(np.asarray(groups)[members[k]], group_names)}"
+            heading += f"\n{name_commonest(np.asarray(groups)[members[k]], group_names, most=2, clear=_CLEAR)}"
         axes.set_title(heading, fontsize=9, loc="left", pad=4)
     return figure
-
-
-def name_commonest(groups: ArrayLike, names: Sequence[str]) -> str:
-    """Name the commonest group with its share, or the two commonest where the first has less than 70 %.
-
-    Example:
-        >>> name_commonest([0, 0, 0, 1], ["front", "back"])
-        '75 % front'
-        >>> name_commonest([0, 1, 1, 2], ["front", "back", "top"])
-        '50 % back, 25 % front'
-    """
-    shares = np.bincount(np.asarray(groups), minlength=len(names)) / len(np.asarray(groups))
-    order = np.argsort(-shares, kind="stable")
-    shown = order[: 1 if shares[order[0]] >= _CLEAR else 2]
-    return ", ".join(f"{100 * shares[g]:.0f} % {names[g]}" for g in shown if shares[g])
 
 
 def square(image: Any, size: int) -> NDArray[np.uint8]:
@@ -121,12 +103,8 @@ def square(image: Any, size: int) -> NDArray[np.uint8]:
     Returns:
         Shape (size, size, 3).
     """
-    if not isinstance(image, Image.Image):
-        pixels = np.asarray(image)
-        if pixels.dtype != np.uint8:
-            pixels = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
-        image = Image.fromarray(pixels)
-    return np.asarray(ImageOps.pad(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC, color="white"))
+    picture = to_pillow(image).convert("RGB")
+    return np.asarray(ImageOps.pad(picture, (size, size), Image.Resampling.BICUBIC, color="white"))
 
 
 def _sheet(

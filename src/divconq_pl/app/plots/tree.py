@@ -35,9 +35,7 @@ class _Row(NamedTuple):
     hidden: int = 0  # divisions before this one that are not shown
 
 
-def tree(
-    history: Sequence[Mapping[str, Any]], *, conquered_at: int | None = None, title: str = "Divide and conquer"
-) -> Figure:
+def tree(history: Sequence[Mapping[str, Any]], *, conquered_at: int | None = None) -> Figure:
     """Show the divisions of a run from top to bottom: one box per cluster, as wide as the cluster is large.
 
     A band leads from each cluster to those that descend from it. Of a long stretch of divisions into the same number of
@@ -49,7 +47,6 @@ def tree(
             each cluster the cluster of the division before that it descends from. A division into fewer clusters than
             the one before is drawn as a merge of neighbours.
         conquered_at: epoch from which the full embedding is trained on all the data, if the run came to it.
-        title: heading.
 
     Returns:
         The figure.
@@ -65,7 +62,7 @@ def tree(
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, _WIDTH), ylim=(height, 0))  # inches from the top left corner
     axes.set_axis_off()
-    axes.text(_LEFT, 0.33, title, fontsize=13, weight="bold", color=_INK, va="center")
+    axes.text(_LEFT, 0.33, "Divide and conquer", fontsize=13, weight="bold", color=_INK, va="center")
     axes.text(_WIDTH - _RIGHT, 0.33, "width of a box: its images", fontsize=8.5, color=_QUIET, va="center", ha="right")
 
     scale = (_WIDTH - _LEFT - _RIGHT) / max(sum(row.sizes) for row in rows)

@@ -65,11 +65,6 @@ def in_step(trainer: pl.Trainer) -> bool:
     return bool(progress.processed < progress.ready)
 
 
-def in_validation(trainer: pl.Trainer) -> bool:
-    """Tell whether the validation of a fit is going on."""
-    return bool(trainer.validating)
-
-
 @contextmanager
 def not_training(trainer: pl.Trainer) -> Iterator[None]:
     """Let ``trainer.training`` be False, as in a validation: hooks of batches augment, or do not, by that."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from divconq_pl.report.material import Material, Missing
+from divconq_pl.report.material import Material, Missing, name_commonest
 from divconq_pl.report.svg import colour_of
 from divconq_pl.report.thumbnails import Thumbnails
 
@@ -18,6 +18,7 @@ def show_clusters(material: Material, thumbnails: Thumbnails) -> dict[str, Any]:
     if not material.divisions or material.train is None or material.assignment is None:
         raise Missing("nothing was divided, so there are no clusters to look at")
     last, images = material.divisions[-1], material.train
+    groups, names = images.groups, images.group_names
     central = last.get("central") or _pick(material.assignment)
     blocks = []
     for cluster, members in list(enumerate(central))[:_MOST_CLUSTERS]:
@@ -31,7 +32,7 @@ def show_clusters(material: Material, thumbnails: Thumbnails) -> dict[str, Any]:
                 "colour": colour_of(cluster, len(central)),
                 "size": last["sizes"][cluster],
                 "pictures": pictures,
-                "groups": _name_groups(material, cluster),
+                "groups": "" if groups is None else name_commonest(groups[material.assignment == cluster], names),
             }
         )
     return {"blocks": blocks, "hidden": max(len(central) - _MOST_CLUSTERS, 0), "epoch": last["epoch"]}
@@ -40,14 +41,3 @@ def show_clusters(material: Material, thumbnails: Thumbnails) -> dict[str, Any]:
 def _pick(assignment: Any) -> list[list[int]]:
     clusters = range(int(assignment.max()) + 1)
     return [np.flatnonzero(assignment == k)[:_IMAGES].tolist() for k in clusters]
-
-
-def _name_groups(material: Material, cluster: int) -> str:
-    """Say what share each group has of a cluster, where images have groups; the three commonest."""
-    images = material.train
-    if images is None or images.groups is None or material.assignment is None:
-        return ""
-    counts = np.bincount(images.groups[material.assignment == cluster], minlength=len(images.group_names))
-    order = np.argsort(-counts, kind="stable")[:3]
-    total = max(int(counts.sum()), 1)
-    return ", ".join(f"{100 * counts[g] / total:.0f} % {images.group_names[g]}" for g in order if counts[g])
