@@ -219,6 +219,19 @@ class LossOfTheMoment(Project):
         return losses.TripletMarginLoss()(self(batch[0]), batch[1])
 
 
+class TurnedLoss(losses.ContrastiveLoss):
+    """Works with embeddings of one width only, which it does not tell by a weight of its own."""
+
+    def forward(self, embeddings, labels, *others):
+        return super().forward(embeddings @ torch.eye(WIDTH).flip(0), labels, *others)
+
+
+class Turned(PlainModule):
+    def __init__(self):
+        super().__init__()
+        self.loss = TurnedLoss()
+
+
 class FlipsInEvaluation(PlainModule):
     def forward(self, x):
         z = super().forward(x)
@@ -254,6 +267,11 @@ def test_each_learner_trains_its_own_subspace(project, subspaces, caplog):
     assert callback.subspaces.width == WIDTH
     if isinstance(module, Projected):
         assert module.seen == {module.width}
+
+
+def test_a_loss_of_one_width_trains_with_zeroed_coordinates():
+    _, batches = fit(Unique(subspaces="zeroed"), Turned(), max_epochs=3)
+    assert_divided(batches, [1, 2])
 
 
 def test_the_consumer_is_named(caplog):
@@ -600,6 +618,7 @@ class Unreached(PlainModule):
         (Sums, loader(SeveralLabels()), {}, r"labels of shape \(16, 24\) for 16 items; .*one class for each"),
         (TwoViews, loader(Views()), {}, r"labels of shape \(16, 12\) for 16 items.*batch_labels"),
         (OfTriplets, loader(Triplets()), {}, r"labels of shape \(16, 12\) for 16 items.*batch_labels"),
+        (Turned, loader(), {}, "fails where its losses .* cannot be multiplied .*; use subspaces='zeroed'"),
         (Unreached, loader(), {"embedding": "embedding"}, "8 wide, .* is 16 wide and comes from 'head'"),
         (PlainModule, loader(), {"weight_dims": {"Centres": {"c": 0}}}, "names 'Centres', and PlainModule has no"),
     ],

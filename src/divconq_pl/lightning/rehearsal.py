@@ -178,22 +178,13 @@ class Rehearsal:
         except InputError:
             raise
         except Exception as error:
-            if self.learners.is_masked:
-                raise InputError(
-                    f"training_step of {type(self.pl_module).__name__} works with the whole embedding given by "
-                    f"{self.learners.name!r}, {self._width} wide, and not with a part of it ({type(error).__name__}: "
-                    f"{error}); use a smaller split_depth, or name another layer with embedding='...'"
-                ) from error
-            self.learners.mask_output()
-            return self._narrow_a_step(batch)
+            raise InputError(
+                f"training_step of {type(self.pl_module).__name__} fails where its losses are given a part of the "
+                f"embedding, which {self.learners.name!r} gives ({type(error).__name__}: {error}); use "
+                "subspaces='zeroed', which keeps the width, or a smaller split_depth"
+            ) from error
         if outside:
             self.learners.mask_output()
-        return None
-
-    @property
-    def _width(self) -> int:
-        assert self.learners.subspaces is not None
-        return self.learners.subspaces.width
 
     def _gradient_outside(self, batch: Any) -> bool:
         subspaces = self.learners.subspaces
