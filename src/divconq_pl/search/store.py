@@ -7,6 +7,7 @@ import json
 import os
 import random
 import sqlite3
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -102,6 +103,7 @@ class Store:
             mode = "rwc" if writable else "rw" if os.access(self.path, os.W_OK) else "ro"
             uri = f"{self.path.absolute().as_uri()}?mode={mode}"
             self._rows = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level="IMMEDIATE")
+            weakref.finalize(self, self._rows.close)  # of an index that nobody closes
             if writable and not self._fetch("SELECT 1 FROM sqlite_master"):
                 self._rows.execute("PRAGMA page_size = 16384")  # or an embedding of 512 numbers would fill half a page
                 self._rows.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
