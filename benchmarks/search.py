@@ -18,7 +18,6 @@ from divconq_pl.search.nearest import Block, Flat, Inverted, build_inverted, cou
 K = 10
 BLOCK = 65_536
 DIM = 128
-GOALS = {"by lists": Goal(0.1)}
 MANY = Goal(90, of="value", at_least=True)
 
 
@@ -60,7 +59,7 @@ def rows(device: str = "cpu", quick: bool = False) -> list[Row]:
     share = np.mean([len(set(own) & set(true)) / K for own, true in zip(found, exact, strict=True)])
     work = f"{images:,} x {DIM}"
     return [
-        *compare("search", f"{work}, a query", {"comparing with all": by_all, "by lists": by_lists}, goals=GOALS),
+        *compare("search", f"{work}, a query", {"comparing with all": by_all, "by lists": by_lists}),
         Row("search", f"{work}, lists", "to build them", building),
         Row("search", f"{work}, lists", f"of the true {K} nearest found", 100 * float(share), "%", goal=MANY),
     ]
