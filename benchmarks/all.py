@@ -7,7 +7,7 @@ python benchmarks/all.py --quick           tiny sizes; prints, and changes no fi
 python benchmarks/all.py --page            measures nothing, makes the page of the CSV
 
 Contestants take turns within one run, so trust the ratios more than the seconds. On a machine with one thread all takes
-about half an hour. A new figure takes the place of the last one of the same part on the same device.
+about an hour. A new figure takes the place of the last one of the same part on the same device.
 """
 
 from __future__ import annotations
@@ -23,17 +23,23 @@ from measuring import Row, add_arguments, be_quiet, describe, device_name, load
 PARTS = (
     "start_up",
     "images",
+    "photographs",
     "steps",
+    "optimizers",
+    "overhead",
     "clustering",
     "division",
+    "size",
     "layouts",
     "whole_runs",
     "retrieval",
+    "search",
+    "pictures",
     "narrowing",
     "mining",
     "backbones",
 )
-ON_A_GPU = ("steps", "clustering", "division", "retrieval", "narrowing", "mining", "backbones")
+ON_A_GPU = ("steps", "optimizers", "clustering", "division", "retrieval", "narrowing", "mining", "backbones")
 
 
 def measure(parts: Sequence[str], device: str, quick: bool) -> Iterator[list[Row]]:

@@ -37,6 +37,14 @@ def learn(backbone: Backbone, images: Tensor, *, bf16: bool = False) -> None:
         backbone(images).float().square().mean().backward()
 
 
+@torch.no_grad()
+def embed(backbone: Backbone, images: Tensor) -> None:
+    """Go forward in evaluation mode, as a division's pass does."""
+    backbone.eval()
+    backbone(images)
+    backbone.train()
+
+
 def rows(device: str = "cpu", quick: bool = False) -> list[Row]:
     """Let the layouts of each network take turns."""
     result = []
@@ -52,6 +60,7 @@ def rows(device: str = "cpu", quick: bool = False) -> list[Row]:
         networks = {kind: network.to(device) for kind, network in networks.items()}
         contestants = {kind: partial(learn, network, images) for kind, network in networks.items()}
         contestants["channels last, bf16"] = partial(learn, networks["channels last"], images, bf16=True)
+        contestants["channels last, a pass alone"] = partial(embed, networks["channels last"], images)
         work = f"{name}, {batch} x {size} x {size}"
         result += take_turns("backbones", work, contestants, device=device, turns=1 if quick else 2)
         kept = {kind: kept_bytes(network, images) / 2**20 for kind, network in networks.items()}

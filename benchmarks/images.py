@@ -34,8 +34,7 @@ def rows(device: str = "cpu", quick: bool = False) -> list[Row]:
                 began = now("cpu")
                 count = sum(len(batch[0]) for batch in make())
                 microseconds[name].append(1e6 * (now("cpu") - began) / count)
-    found = compare("images", "glyphs of 32 x 32", microseconds)
-    return [Row(r.part, r.work, r.contestant, r.value, "us an image", r.against, r.ratio, r.goal) for r in found]
+    return compare("images", "glyphs of 32 x 32", microseconds, unit="us an image")
 
 
 if __name__ == "__main__":

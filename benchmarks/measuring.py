@@ -102,7 +102,12 @@ def take_turns(
 
 
 def compare(
-    part: str, work: str, seconds: Mapping[str, list[float]], *, goals: Mapping[str, Goal] | None = None
+    part: str,
+    work: str,
+    seconds: Mapping[str, list[float]],
+    *,
+    unit: str = "s",
+    goals: Mapping[str, Goal] | None = None,
 ) -> list[Row]:
     """Make rows of what contestants took in each turn; the first one is what the others are compared with."""
     against, *_ = seconds
@@ -112,7 +117,8 @@ def compare(
             work,
             name,
             statistics.median(own),
-            against=against,
+            unit,
+            against,
             ratio=statistics.median(a / b if b else float("nan") for a, b in zip(own, seconds[against], strict=True)),
             goal=(goals or {}).get(name),
         )

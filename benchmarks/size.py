@@ -1,26 +1,27 @@
-"""Divide a large set of synthetic features that lie in a memory-mapped file, and watch the memory it takes.
-
-    OMP_NUM_THREADS=1 python benchmarks/size.py --images 5000000 --dim 256 --folder /tmp
+"""Two divisions of a large set of synthetic features that lie in a memory-mapped file, and the memory they take.
 
 The features arrive batch by batch in a `RowStore`, as in the feature pass of the callback. Then come a first division
-(top-down to the split depth) and a second one (clustered anew, matched, summarised), as the callback makes them.
+(top-down to the split depth) and a second one (clustered anew, matched, summarised), as the callback makes them. All of
+it happens in a process of its own.
 
-Memory is that of /proc/self/status (Linux), looked at every 20 ms: RssAnon, what the process has allocated. RssFile,
-pages of the mapped file (and of libraries) that happen to be in memory, can be dropped by the system at any time;
-VmHWM is the kernel's own peak of both together.
+Memory is that of /proc/self/status (Linux), looked at every 20 ms: RssAnon, what the process has allocated. Pages of
+the mapped file that happen to be in memory are left out, since the system can drop them at any time.
 """
 
 from __future__ import annotations
 
-import argparse
+import json
 import re
+import subprocess
+import sys
+import tempfile
 import threading
 import time
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import torch
+from measuring import Goal, Row, run_alone
 from torch import Tensor
 
 from divconq_pl.core.division import Division, divide
@@ -29,6 +30,8 @@ from divconq_pl.core.kmeans import kmeans
 from divconq_pl.core.row_store import RowStore
 from divconq_pl.core.summary import summarise
 from divconq_pl.core.usable import classes_per_cluster
+
+GROUPS, DEPTH = 64, 3
 
 
 def memory(field: str) -> int:
@@ -39,10 +42,10 @@ def memory(field: str) -> int:
 
 
 class Watched:
-    """A part of the run, with its seconds and the most memory it allocated."""
+    """A part of the run, with the processor's seconds and the most memory it allocated."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.peak = name, 0
+    def __init__(self) -> None:
+        self.seconds, self.peak = 0.0, 0
         self._done = threading.Event()
         self._watcher = threading.Thread(target=self._watch)
 
@@ -52,16 +55,15 @@ class Watched:
 
     def __enter__(self) -> Watched:
         """Begin to watch."""
-        self._began = time.perf_counter()
+        self._began = time.process_time()
         self._watcher.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Print what was seen."""
+        """Stop watching."""
         self._done.set()
         self._watcher.join()
-        seconds = time.perf_counter() - self._began
-        print(f"{self.name:16} {seconds:8.1f} s   RssAnon at most {self.peak / 1e9:6.3f} GB", flush=True)
+        self.seconds = time.process_time() - self._began
 
 
 def fill(store: RowStore, images: int, dim: int, classes: int, groups: int) -> Tensor:
@@ -81,42 +83,45 @@ def fill(store: RowStore, images: int, dim: int, classes: int, groups: int) -> T
     return labels
 
 
-def main() -> None:
-    """Fill the store, divide twice, and print times and memory."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=5_000_000)
-    parser.add_argument("--dim", type=int, default=256)
-    parser.add_argument("--classes", type=int, default=100_000)
-    parser.add_argument("--groups", type=int, default=64)
-    parser.add_argument("--split-depth", type=int, default=3)
-    parser.add_argument("--backend", choices=["auto", "faiss", "torch"], default="auto")
-    parser.add_argument("--folder", default=".", help="of the file")
-    parser.add_argument("--bound", type=float, default=2.0, help="GB to allocate at most, or exit with 1")
-    arguments = parser.parse_args()
+def measure(images: int, dim: int, classes: int, folder: str) -> None:
+    """Fill the store, divide twice, and print the seconds and the highest memory of each part."""
+    torch.set_num_threads(1)
+    store = RowStore(images, folder)
+    parts = {name: Watched() for name in ("filling the file", "first division", "second division", "summary")}
+    with parts["filling the file"]:
+        labels = fill(store, images, dim, classes, GROUPS)
+    features = Features(store.rows)
+    with parts["first division"]:
+        first = divide(features, labels, Division.undivided(images), DEPTH, cluster=kmeans)
+    with parts["second division"]:
+        second = divide(features, labels, first, DEPTH, cluster=kmeans, seed=30)
+    with parts["summary"]:
+        summarise(second, first, labels, epoch=1)
+    assert (classes_per_cluster(second.assignment, labels, 2**DEPTH) >= 2).all()
+    print(json.dumps({name: (part.seconds, part.peak) for name, part in parts.items()}))
 
-    print(f"before           RssAnon {memory('RssAnon') / 1e9:.3f} GB: Python, torch and other libraries")
-    store = RowStore(arguments.images, arguments.folder)
-    parts = [Watched("filling"), Watched("first division"), Watched("second division"), Watched("summary")]
-    with parts[0]:
-        labels = fill(store, arguments.images, arguments.dim, arguments.classes, arguments.groups)
-    features, depth = Features(store.rows), arguments.split_depth
-    cluster = partial(kmeans, backend=arguments.backend)
-    with parts[1]:
-        first = divide(features, labels, Division.undivided(arguments.images), depth, cluster=cluster)
-    with parts[2]:
-        second = divide(features, labels, first, depth, cluster=cluster, seed=30)
-    with parts[3]:
-        summary = summarise(second, first, labels, epoch=1)
-    if not (classes_per_cluster(second.assignment, labels, 2**depth) >= 2).all() or second.depth != depth:
-        raise SystemExit("a cluster is not usable")
-    peak = max(part.peak for part in parts) / 1e9
-    print(f"clusters of {summary['sizes']} images, {summary['moved']} moved")
-    print(
-        f"file {2 * arguments.images * arguments.dim / 1e9:.2f} GB; VmHWM {memory('VmHWM') / 1e9:.2f} GB, file included"
-    )
-    print(f"peak of RssAnon  {peak:.3f} GB, of {arguments.bound:.3f} GB allowed")
-    raise SystemExit(peak > arguments.bound)
+
+def rows(device: str = "cpu", quick: bool = False) -> list[Row]:
+    """Measure in a process of its own; nothing where there is no /proc."""
+    if not Path("/proc/self/status").exists():
+        return []
+    images, dim, classes = (4_000, 16, 200) if quick else (5_000_000, 256, 100_000)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--measure", *map(str, (images, dim, classes)), folder]
+        child = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, tuple[float, int]] = json.loads(child.stdout)
+    work = f"{images:,} x {dim} into {2**DEPTH}, in a file"
+    goal, peak = Goal(2.0, of="value"), max(peak for _, peak in found.values())
+    return [
+        *(Row("size", work, name, seconds) for name, (seconds, _) in found.items()),
+        *(Row("size", f"{work}: memory", name, peak / 1e9, "GB") for name, (_, peak) in found.items()),
+        Row("size", f"{work}: memory", "at most", peak / 1e9, "GB", goal=goal),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    if "--measure" in sys.argv:
+        images, dim, classes, folder = sys.argv[2:]
+        measure(int(images), int(dim), int(classes), folder)
+    else:
+        run_alone(rows)

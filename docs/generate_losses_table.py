@@ -85,7 +85,7 @@ are left out (on 80 embeddings of rank 16, three quarters of them). It can be ha
   1e-9. At a large width most weights are at that least value, so an anchor that draws three negatives often gets the
   nearest one and two without loss. `far_weight=1e-12` draws those within reach first.
 
-`benchmarks/mining.py` shows both.
+The [benchmarks](benchmarks.md#losses-and-miners) show both.
 """
 
 

@@ -102,6 +102,10 @@ def all_rows() -> list[Row]:
     for loss in LOSSES:
         for name in (PLAIN, "fixed subspaces", "clusters alone"):
             rows.append(Row(loss, name, ("dataset=sides", f"loss={loss}", *METHODS[name]), 3))
+    for name in (PLAIN, "fixed subspaces"):
+        method = ("dataset=sides", *METHODS[name])
+        rows.append(Row("bf16", name, method, 3))
+        rows.append(Row("bf16", f"{name}, bf16", (*method, "trainer=cpu_bf16"), 3, name))
     for epochs in (24, 48):
         for name in (PLAIN, "fixed subspaces"):
             overrides = ("dataset=sides", f"trainer.max_epochs={epochs}", *METHODS[name])

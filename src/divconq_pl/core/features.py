@@ -82,6 +82,11 @@ class Features:
         """D, the numbers in a row."""
         return self._held.shape[1]
 
+    @property
+    def num_held(self) -> int:
+        """How many of the rows this process holds."""
+        return len(self._held) if self._index is None else len(self._index)
+
     def subset(self, rows: Tensor) -> Features:
         """Return some of the rows, without copying them.
 
@@ -103,8 +108,7 @@ class Features:
         if self._index is None and self._held.dtype == torch.float32 and self._held.device == self.device:
             return self
         part = copy.copy(self)
-        count = len(self._held) if self._index is None else len(self._index)
-        part._copy = torch.empty(count, self.width, device=self.device)
+        part._copy = torch.empty(self.num_held, self.width, device=self.device)
         start = 0
         for block in self.blocks():
             part._copy[start : start + len(block)] = block

@@ -104,15 +104,20 @@ def _nearest(
 ) -> tuple[Tensor, Tensor]:
     """Find the nearest centroids, and add every row to the sum of its cluster while it is at hand."""
     squares = _squares(centroids)
-    found = []
+    # Room for all rows at once: small results that stay, between large blocks that go, would leave memory in pieces.
+    assignment = torch.empty(features.num_held, dtype=torch.int64, device=features.device)
+    distance = torch.empty(features.num_held, device=features.device)
+    start = 0
     for block in features.blocks(len(centroids)):
-        nearest = torch.addmm(squares, block, centroids.T, alpha=-2).min(dim=1)
-        distance = nearest.values + _squares(block) if norms is None else nearest.values
-        found.append((nearest.indices, distance))
+        own = slice(start, start + len(block))
+        start += len(block)
+        products = torch.addmm(squares, block, centroids.T, alpha=-2)
+        torch.min(products, dim=1, out=(distance[own], assignment[own]))
+        if norms is None:
+            distance[own] += _squares(block)
         if sums is not None:
-            add_by_cluster(sums, block, nearest.indices)
-    assignment, distance = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return assignment, (distance if norms is None else distance + norms).clamp_min(0)
+            add_by_cluster(sums, block, assignment[own])
+    return assignment, (distance if norms is None else distance + norms).clamp_min_(0)
 
 
 def _squares(rows: Tensor) -> Tensor:
