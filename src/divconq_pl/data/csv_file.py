@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from divconq_pl.data.annotations import read_lines
-from divconq_pl.data.dataset import FileDataset, Splits, TestProtocol
-from divconq_pl.data.decoding import MAX_MEGAPIXELS, UnreadableImageError, check_limits, read_rgb
-from divconq_pl.data.listed_parts import NOT_SPLIT, PARTS, UNLABELLED, Splitting, Tested
-from divconq_pl.data.samples import OnBadImage, check_on_bad_image, find_missing, find_unreadable
+from divconq_pl.data.dataset import FileDataset
+from divconq_pl.data.decoding import MAX_MEGAPIXELS, UnreadableImageError, read_rgb
+from divconq_pl.data.listed_images import ListedImages
+from divconq_pl.data.listed_parts import NOT_SPLIT, PARTS, UNLABELLED
+from divconq_pl.data.samples import find_missing, find_unreadable
 from divconq_pl.errors import InputError
 
 Box = tuple[int, int, int, int]
@@ -24,7 +25,7 @@ BOX = ("x1", "y1", "x2", "y2")
 COLUMNS = ("path", "label", "split", "camera", *BOX)
 
 
-class CsvFile:
+class CsvFile(ListedImages):
     """Read images that a CSV file lists, with a header and these columns, in any order; further ones are ignored.
 
     - ``path``: of the image, relative to the folder of the CSV file, or absolute.
@@ -35,73 +36,34 @@ class CsvFile:
 
     Args:
         root: the CSV file; commas, semicolons or tabs separate its columns.
-        val_fraction: share of the classes (of the training classes, if there is a split) for validation, 0 for none.
-        test_fraction: share of the classes for the test, if there is no split.
-        fold: for cross-validation, in place of ``val_fraction``; see :func:`.hold_out`.
-        num_folds: number of folds.
-        protocol: ``"open"`` tests on new classes; ``"closed"`` on new images of the classes that are trained on;
-            ``"train_gallery"`` looks for such images among the training images. Images of each class are then held out
-            in place of classes, where nothing says which are for the test or validation.
-        on_bad_image: ``"stop"`` with the name of the file when it is read, or ``"skip"``: decode every image once
-            beforehand and leave out those that cannot be.
-        white_level: the value that is white in gray images of more than 8 bits; by default as their format says.
-        max_megapixels: the largest image that is read.
-        seed: seed of the split.
+        arguments: those of :class:`~divconq_pl.data.listed_parts.ListedImages`.
 
     Raises:
         InputError: if there is no such file, or an argument is out of range.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        *,
-        val_fraction: float = 0.2,
-        test_fraction: float = 0.3,
-        fold: int | None = None,
-        num_folds: int = 4,
-        protocol: TestProtocol = "open",
-        on_bad_image: OnBadImage = "stop",
-        white_level: float | None = None,
-        max_megapixels: float = MAX_MEGAPIXELS,
-        seed: int = 0,
-    ) -> None:
+    unlabelled = "no column label; images without it can be embedded, not trained on"
+
+    def __init__(self, root: str | Path, **arguments: Any) -> None:
         self.root = Path(root).expanduser()
         if not self.root.is_file():
             state = "is a folder" if self.root.exists() else "does not exist"
             raise InputError(f"root={str(root)!r} {state}; give a CSV file with the columns path and label")
-        check_on_bad_image(on_bad_image)
-        check_limits(white_level, max_megapixels)
-        self._splitting = Splitting(val_fraction, test_fraction, fold, num_folds, protocol, seed)
-        self.on_bad_image = on_bad_image
-        self._options: dict[str, Any] = {"white_level": white_level, "max_megapixels": max_megapixels}
+        super().__init__(**arguments)
+        self.where = self.root
 
-    def splits(self) -> Splits:
-        """Return training, validation and test part.
+    def read_parts(self) -> dict[str, FileDataset]:
+        """Read the images of each part.
 
         Raises:
-            InputError: if a line does not parse, images are missing or have several labels, or the parts do not fit.
+            InputError: if a line does not parse, or images are missing or have several labels.
         """
-        parts = self._read_parts()
-        if any(UNLABELLED in data.classes for data in parts.values()):
-            raise InputError(
-                f"{str(self.root)!r} has no column label; images without it can be embedded, not trained on"
-            )
-        return self._splitting.split(parts, self.root)
-
-    def evaluated(self) -> Tested:
-        """Return what an evaluation without a training is about: query and gallery, or test, or all without a split.
-
-        Raises:
-            InputError: as :meth:`splits`.
-        """
-        return self._splitting.choose_tested(self._read_parts(), self.root)
-
-    def _read_parts(self) -> dict[str, FileDataset]:
         rows = _read_rows(self.root)
         files = [row.file for row in rows]
         read: Callable[[str], Image.Image]
-        read = partial(read_rgb if all(row.image == row.file for row in rows) else read_cropped_rgb, **self._options)
+        read = partial(
+            read_rgb if all(row.image == row.file for row in rows) else read_cropped_rgb, **self.read_options
+        )
         if self.on_bad_image == "skip":
             bad = find_unreadable([row.image for row in rows], self.root, read)
             rows = [row for row in rows if row.image not in bad]
