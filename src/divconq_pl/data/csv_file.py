@@ -36,7 +36,7 @@ class CsvFile(ListedImages):
 
     Args:
         root: the CSV file; commas, semicolons or tabs separate its columns.
-        arguments: those of :class:`~divconq_pl.data.listed_parts.ListedImages`.
+        arguments: those of :class:`~divconq_pl.data.listed_images.ListedImages`.
 
     Raises:
         InputError: if there is no such file, or an argument is out of range.

@@ -63,7 +63,7 @@ class ListedImages(ABC):
 
     @abstractmethod
     def read_parts(self) -> Mapping[str, RetrievalDataset]:
-        """Read the images of each part, or under :data:`NOT_SPLIT` alone; without labels of :data:`UNLABELLED`.
+        """Read the images of each part, or under ``NOT_SPLIT`` alone; without labels the class is ``UNLABELLED``.
 
         Raises:
             InputError: if the table cannot be read, does not parse, or images are missing.
