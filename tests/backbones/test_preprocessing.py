@@ -71,8 +71,9 @@ def test_another_size_keeps_the_share_that_is_cut_out():
     for size in (80, 200):
         found = image_test(size, preprocessing=expected)(ramp) * 255
         assert found.shape == (3, size, size)
-        # Columns 20 to 180 are left of 200, four fifths.
-        assert found[0, 0, [0, -1]].tolist() == pytest.approx([20, 180], abs=1.5)
+        # Columns 20 to 180 are left of 200, four fifths; the outermost pixels show half a pixel less of them.
+        inwards = 160 / size / 2
+        assert found[0, 0, [0, -1]].tolist() == pytest.approx([19.5 + inwards, 179.5 - inwards], abs=1)
 
 
 def test_training_follows_the_weights_too():
