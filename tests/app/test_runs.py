@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -66,6 +67,14 @@ def test_the_question_is_answered_with_both_figures_and_an_interval(make_run, mo
     said = judge(run, find_plain_run(run), "")
     assert f"R@1 is 83.3 and that of the plain loss 33.3 ({plain.resolve()})" in said
     assert "+50.0 points, 95 % interval over 3 test classes" in said
+
+
+def test_an_epoch_before_the_first_division_tells_nothing_of_dividing(make_run):
+    plain, folder = make_run("a/0", [1, 0]), make_run("a/1", [1, 0], divide=DIVIDED)
+    results = json.loads((folder / "results.json").read_text())
+    for tested, said in ((1, "but tested is epoch 1, and the first division came in epoch 2$"), (2, "try seed=0,1,2$")):
+        (folder / "results.json").write_text(json.dumps({**results, "epoch": tested, "division/first_epoch": 2}))
+        assert re.search(said, judge(Run.read(folder), Run.read(plain), ""))
 
 
 def test_without_a_plain_run_the_command_is_given_that_makes_one(make_run):

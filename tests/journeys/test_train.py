@@ -89,7 +89,9 @@ def results(sweep):
 def test_results_have_the_documented_names(results, run):
     found = results[run]
     seconds = {"train/seconds", "division/seconds"}
-    clusters = {f"division/{name}" for name in ("pairs_kept", "classes_per_cluster", "nmi_classes") if run}
+    clusters = {
+        f"division/{name}" for name in ("pairs_kept", "classes_per_cluster", "nmi_classes", "first_epoch") if run
+    }
     assert set(found) == {
         *TESTED,
         *COUNTED,

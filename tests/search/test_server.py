@@ -193,3 +193,12 @@ def test_names_are_escaped(images, tmp_path):
         thread.join()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
+
+
+def test_a_browser_that_goes_away_is_no_error(site, capsys):
+    for error, is_told in ((ConnectionResetError(104, "Connection reset by peer"), False), (ValueError("wrong"), True)):
+        try:
+            raise error
+        except Exception:
+            site.handle_error(None, ("127.0.0.1", 1))
+        assert bool(capsys.readouterr().err) == is_told

@@ -5,7 +5,8 @@ asked for), ``test/recall_at_<K>``, ``test/map_at_r``, ``test/r_precision`` and,
 ``test/marp``, ``test/reid_recall_at_<K>``, ``test/cross_camera_map`` and so on as fractions in [0, 1], ``test/images``,
 ``test/classes`` and, where there is a gallery, ``test/queries`` (how many), ``protocol`` (what was asked),
 ``per_class`` (see :mod:`divconq_pl.metrics.per_class`), ``train/seconds``, ``epoch`` (the
-one that was tested, from 0), ``selection`` (how it was chosen), ``last/epoch`` and ``last/val/recall_at_1`` (of the
+one that was tested, from 0), ``selection`` (how it was chosen), ``division/first_epoch`` (the one
+that began with the first division), ``last/epoch`` and ``last/val/recall_at_1`` (of the
 last epoch, beside ``val/recall_at_1`` of the best), and ``published/source`` with ``published/recall_at_1`` and so on:
 what somebody published for the same.
 """

@@ -171,6 +171,8 @@ def judge(run: Run, plain: Run | None, program: str) -> str:
         return f"Did dividing help? No run of the plain loss with these settings is known here; to find out: {command}"
     ours, theirs = run.results[metric], plain.results[metric]
     text = f"Did dividing help? R@1 is {100 * ours:.1f} and that of the plain loss {100 * theirs:.1f} ({plain.place})"
+    if (tested := run.results.get("epoch", 0)) < (first := run.results.get("division/first_epoch", 0)):
+        return f"{text}, but tested is epoch {tested}, and the first division came in epoch {first}"
     if run.config.get("seed") != plain.config.get("seed"):
         return f"{text}, with another seed"
     difference = compare_queries(run, plain)

@@ -275,6 +275,7 @@ def collect_results(
     if divisions:  # what a gain was seen to depend on, of the first division into as many clusters as there ever were
         first = max(divisions, key=lambda summary: summary["clusters"])
         results |= {f"division/{name}": first[name] for name in ("pairs_kept", "classes_per_cluster", "nmi_classes")}
+        results["division/first_epoch"] = divisions[0]["epoch"]
     if best and best.best_model_score is not None:
         results[monitor] = float(best.best_model_score)
     if notes.epochs:

@@ -45,7 +45,7 @@ def cache_pixels(data: RetrievalDataset, folder: str | Path) -> RetrievalDataset
 
     Each image has a file, which is written when it is first asked for, by any number of workers and runs at once. The
     geometry of the transform (and the libraries that decode and resample) has a folder of its own, and pixels are kept
-    with the size and time of the image's file, so that none are ever out of date. Where the folder cannot be made or
+    with the size and time of the image's file, by which an edited image is noticed. Where the folder cannot be made or
     filled, a warning says so and images are decoded each time.
 
     Args:
